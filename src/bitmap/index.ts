@@ -1,0 +1,14 @@
+/**
+ * The dirty bitmap: set, read-and-clear, OR, convert, count, runs. A bitmap is a `Uint32Array`; bits are numbered from
+ * 0, intervals are half open. The kernels trust their caller: who takes bits from outside checks them first. Pure.
+ * @module
+ */
+export * from './clear-range.js';
+export * from './count.js';
+export * from './expand.js';
+export * from './or.js';
+export * from './read-and-clear.js';
+export * from './runs.js';
+export * from './set-range.js';
+export * from './shrink.js';
+export { createBitmap, testBit } from './words.js';

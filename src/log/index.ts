@@ -1,0 +1,4 @@
+/** The DMA log: ranges, page-size choice, record, read-and-clear. Pure. @module */
+export * from './dma-log.js';
+export { mergeRanges } from './merge-ranges.js';
+export { choosePageSize } from './page-size.js';
