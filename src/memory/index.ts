@@ -1,0 +1,5 @@
+/** Guest memory, and the map from IOVA to it. @module */
+export * from './backing.js';
+export * from './dma-map.js';
+export * from './guest-memory.js';
+export * from './maybe-promise.js';
