@@ -1,0 +1,81 @@
+import { VfioError, viewOf } from '../uapi/index.js';
+import type { PciIdentity } from './pci-config-space.js';
+
+/*
+ * The bytes that a PciDevice migrates as.
+ *
+ *   identity (given in PRE_COPY already, so that an unfit destination is found before the device stops), 16 bytes:
+ *     0 "DMALOGDV" · 8 u16 vendor · 10 u16 device · 12 u16 revision · 14 u16 version of the author's state
+ *   image (given in STOP_COPY):
+ *     u32 length and bytes of: configuration space, MSI-X table, { u8 INTx level }, the author's state
+ */
+
+const MAGIC = new TextEncoder().encode('DMALOGDV');
+const IDENTITY_SIZE = 16;
+
+/** A stopped device's state, part by part. */
+export interface DeviceImage {
+  config: Uint8Array;
+  msixTable: Uint8Array;
+  intxLevel: boolean;
+  state: Uint8Array;
+}
+
+/** The first 16 bytes: which device, and which form of its state. */
+export function encodeIdentity(identity: PciIdentity, stateVersion: number): Uint8Array {
+  const bytes = new Uint8Array(IDENTITY_SIZE);
+  const view = viewOf(bytes);
+  bytes.set(MAGIC);
+  view.setUint16(8, identity.vendorId, true);
+  view.setUint16(10, identity.deviceId, true);
+  view.setUint16(12, identity.revision ?? 0, true);
+  view.setUint16(14, stateVersion, true);
+  return bytes;
+}
+
+/** The rest. */
+export function encodeDeviceImage(image: DeviceImage): Uint8Array {
+  const parts = [image.config, image.msixTable, Uint8Array.of(image.intxLevel ? 1 : 0), image.state];
+  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + 4 + part.length, 0));
+  let offset = 0;
+  for (const part of parts) {
+    viewOf(bytes).setUint32(offset, part.length, true);
+    bytes.set(part, offset + 4);
+    offset += 4 + part.length;
+  }
+  return bytes;
+}
+
+/**
+ * Identity and image together, as the other end wrote them.
+ * @throws VfioError EINVAL when the identity is not `identity`, or a part is not whole.
+ */
+export function decodeDeviceImage(bytes: Uint8Array, identity: Uint8Array): DeviceImage {
+  if (bytes.length < IDENTITY_SIZE || !identity.every((value, index) => bytes[index] === value)) {
+    throw invalid('identity', 'the state is of another device or version');
+  }
+  const parts: Uint8Array[] = [];
+  let offset = IDENTITY_SIZE;
+  while (offset < bytes.length) {
+    if (bytes.length - offset < 4) throw invalid('length', 'the state is cut off');
+    const length = viewOf(bytes).getUint32(offset, true);
+    if (length > bytes.length - offset - 4) throw invalid('length', 'the state is cut off');
+    parts.push(bytes.subarray(offset + 4, offset + 4 + length));
+    offset += 4 + length;
+  }
+  const [config, msixTable, flags, state] = parts;
+  if (
+    config === undefined ||
+    msixTable === undefined ||
+    flags?.length !== 1 ||
+    state === undefined ||
+    parts.length !== 4
+  ) {
+    throw invalid('parts', `${parts.length} parts, or one of a wrong size`);
+  }
+  return { config, msixTable, intxLevel: flags[0] === 1, state };
+}
+
+function invalid(field: string, message: string): VfioError {
+  return new VfioError('EINVAL', { operation: 'MIG_DATA_WRITE', field, message });
+}

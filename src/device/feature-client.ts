@@ -1,0 +1,230 @@
+import {
+  bitmapBytes,
+  decodeDataSize,
+  decodeDeviceState,
+  decodeFeatureRequest,
+  decodeMigrationFlags,
+  decodeReportInline,
+  encodeDeviceState,
+  encodeFeatureRequest,
+  encodeRanges,
+  encodeReport,
+  encodeStartInline,
+  encodeStartPointer,
+  FEATURE_HEADER_SIZE,
+  Feature,
+  featureName,
+  type IovaRange,
+  type MigrationState,
+  type Profile,
+  REPORT_INLINE_SIZE,
+  requireBytes,
+  VfioError,
+  viewOf,
+} from '../uapi/index.js';
+
+/**
+ * The one narrow door between host and device: a feature request goes in, its reply comes out. In-process, vfio-user and the kernel each
+ * have one; nobody on either side can tell which it is.
+ */
+export interface FeatureDoor {
+  /** The dialect spoken at this door. */
+  readonly profile: Profile;
+  /** Most bytes of a reply (header, structure and bitmap) that one request can bring back. */
+  readonly maxReply: number;
+  /**
+   * Sends header and data, gives header and data.
+   * @throws VfioError with the device's errno
+   */
+  request(message: Uint8Array): Promise<Uint8Array>;
+  /** Pointer profiles: makes a buffer reachable for the device until {@link FeatureDoor.take}; returns its address. */
+  lend?(bytes: Uint8Array): bigint;
+  /** Takes a lent buffer back. */
+  take?(address: bigint): void;
+}
+
+/** What one REPORT asks for; bytes. */
+export interface ReportRequest extends IovaRange {
+  pageSize: bigint;
+}
+
+/** The feature requests as calls, whatever the profile. */
+export class FeatureClient {
+  readonly #door: FeatureDoor;
+
+  constructor(door: FeatureDoor) {
+    this.#door = door;
+  }
+
+  /** The dialect spoken. */
+  get profile(): Profile {
+    return this.#door.profile;
+  }
+
+  /** Whether the device has the feature in the directions given. Probing is no proof: some kernels say yes and then answer EOPNOTSUPP. */
+  async probe(index: number, directions: { get?: boolean; set?: boolean } = {}): Promise<boolean> {
+    try {
+      await this.#door.request(encodeFeatureRequest({ index, ...directions, probe: true }));
+      return true;
+    } catch (error) {
+      if (error instanceof VfioError && (error.errno === 'ENOTTY' || error.errno === 'EINVAL')) return false;
+      throw error;
+    }
+  }
+
+  /** Whether START, STOP and REPORT are all there. */
+  async hasLogging(): Promise<boolean> {
+    const { start, stop, report } = this.profile;
+    return (
+      (await this.probe(start, { set: true })) &&
+      (await this.probe(stop, { set: true })) &&
+      (await this.probe(report, { get: true }))
+    );
+  }
+
+  /**
+   * START.
+   * @param pageSize the hint, bytes
+   * @param ranges none: everything, where the profile has that
+   * @returns the page size that the device chose, bytes
+   * @throws VfioError as the device answers; EPROTO for an answer that makes no sense
+   */
+  async startLogging(pageSize: bigint, ranges: readonly IovaRange[]): Promise<bigint> {
+    const index = this.profile.start;
+    if (!this.profile.pointers) {
+      return chosenPageSize(await this.#set(index, encodeStartInline(pageSize, ranges)));
+    }
+    return this.#lending(encodeRanges(ranges), async rangesPointer => {
+      const start = { pageSize, numRanges: ranges.length, rangesPointer };
+      return chosenPageSize(await this.#set(index, encodeStartPointer(start)));
+    });
+  }
+
+  /** STOP. */
+  async stopLogging(): Promise<void> {
+    await this.#set(this.profile.stop, new Uint8Array(0));
+  }
+
+  /**
+   * REPORT: reads and clears the log of an interval, and ORs it into `bitmap`. An interval whose bitmap is larger than one reply is asked
+   * for piece by piece, each a whole number of bitmap words.
+   *
+   * @param bitmap little-endian words, `bitmapBytes(length, pageSize)` bytes or more
+   * @throws VfioError as the device answers. What was read before a piece failed is in `bitmap`, and the log is to be taken as lost (contract
+   *   rule 8).
+   */
+  async report({ iova, length, pageSize }: ReportRequest, bitmap: Uint32Array): Promise<void> {
+    const needed = bitmapBytes(length, pageSize);
+    if (BigInt(bitmap.byteLength) < needed) {
+      throw new VfioError('EINVAL', {
+        operation: 'DMA_LOGGING_REPORT',
+        field: 'bitmap',
+        message: `${bitmap.byteLength} bytes, needs ${needed}`,
+      });
+    }
+    const pieceBytes = Math.floor((this.#door.maxReply - FEATURE_HEADER_SIZE - REPORT_INLINE_SIZE) / 8) * 8;
+    if (pieceBytes < 8)
+      throw new VfioError('EMSGSIZE', { operation: 'DMA_LOGGING_REPORT', field: 'max_data_xfer_size' });
+    const pieceLength = BigInt(pieceBytes) * 8n * pageSize;
+    let word = 0;
+    for (let offset = 0n; offset < length || offset === 0n; offset += pieceLength) {
+      const rest = length - offset;
+      const piece = { iova: iova + offset, length: rest < pieceLength ? rest : pieceLength, pageSize };
+      const words = Number(bitmapBytes(piece.length, pageSize)) / 4;
+      await this.#reportPiece(piece, bitmap.subarray(word, word + words));
+      word += words;
+    }
+  }
+
+  async #reportPiece(piece: ReportRequest, bitmap: Uint32Array): Promise<void> {
+    const index = this.profile.report;
+    if (this.profile.pointers) {
+      const bytes = new Uint8Array(bitmap.buffer, bitmap.byteOffset, bitmap.byteLength);
+      await this.#lending(bytes, bitmapPointer => this.#get(index, encodeReport({ ...piece, bitmapPointer })));
+      return;
+    }
+    const data = await this.#get(index, encodeReport(piece), REPORT_INLINE_SIZE + bitmap.byteLength);
+    const echoed = decodeReportInline(data);
+    const bits = data.subarray(REPORT_INLINE_SIZE);
+    // A reply without its bitmap is a success that says nothing: taken for "no page is dirty" it would lose pages.
+    if (bits.length < bitmap.byteLength || echoed.iova !== piece.iova || echoed.pageSize !== piece.pageSize) {
+      throw new VfioError('EPROTO', {
+        operation: 'DMA_LOGGING_REPORT',
+        field: 'bitmap',
+        message: `the reply has ${bits.length} bytes of bitmap for ${bitmap.byteLength}`,
+      });
+    }
+    orBytes(bitmap, bits);
+  }
+
+  /** MIGRATION: the device's flags; 0 for a device that cannot migrate. */
+  async migrationFlags(): Promise<number> {
+    try {
+      return decodeMigrationFlags(await this.#get(Feature.MIGRATION, new Uint8Array(this.profile.pointers ? 8 : 0), 8));
+    } catch (error) {
+      if (error instanceof VfioError && error.errno === 'ENOTTY') return 0;
+      throw error;
+    }
+  }
+
+  /** MIG_DEVICE_STATE: where the device is. */
+  async migrationState(): Promise<number> {
+    const data = new Uint8Array(this.profile.pointers ? 8 : 0);
+    return decodeDeviceState(await this.#get(Feature.MIG_DEVICE_STATE, data, 8)).state;
+  }
+
+  /** MIG_DEVICE_STATE: brings the device to a state. @throws VfioError as the device answers */
+  async setMigrationState(state: MigrationState): Promise<void> {
+    await this.#set(Feature.MIG_DEVICE_STATE, encodeDeviceState({ state, dataFd: -1 }));
+  }
+
+  /** MIG_DATA_SIZE: what a stop-copy would move, bytes. @throws VfioError ENOTTY where the device does not say */
+  async migrationDataSize(): Promise<bigint> {
+    return decodeDataSize(await this.#get(Feature.MIG_DATA_SIZE, new Uint8Array(this.profile.pointers ? 8 : 0), 8));
+  }
+
+  async #set(index: number, data: Uint8Array): Promise<Uint8Array> {
+    return this.#exchange(index, encodeFeatureRequest({ index, set: true, data }));
+  }
+
+  /** @param replySize bytes of data that the reply has; argsz of vfio-user says so. */
+  async #get(index: number, data: Uint8Array, replySize = data.length): Promise<Uint8Array> {
+    const argsz = FEATURE_HEADER_SIZE + Math.max(data.length, replySize);
+    return this.#exchange(index, encodeFeatureRequest({ index, get: true, data, argsz }));
+  }
+
+  async #exchange(index: number, message: Uint8Array): Promise<Uint8Array> {
+    const reply = await this.#door.request(message);
+    const operation = featureName(this.profile, index);
+    if (reply.length < FEATURE_HEADER_SIZE || decodeFeatureRequest(reply).index !== index) {
+      throw new VfioError('EPROTO', { operation, message: 'the reply is of another feature' });
+    }
+    return reply.subarray(FEATURE_HEADER_SIZE);
+  }
+
+  async #lending<T>(bytes: Uint8Array, use: (address: bigint) => Promise<T>): Promise<T> {
+    const { lend, take } = this.#door;
+    if (lend === undefined || take === undefined) {
+      throw new VfioError('EFAULT', { operation: 'DEVICE_FEATURE', message: 'this door takes no pointers' });
+    }
+    const address = lend.call(this.#door, bytes);
+    try {
+      return await use(address);
+    } finally {
+      take.call(this.#door, address);
+    }
+  }
+}
+
+/** START's answer begins with the page size in every profile; some peers answer no more than the head. */
+function chosenPageSize(data: Uint8Array): bigint {
+  requireBytes(data, 8, 'DMA_LOGGING_START');
+  return viewOf(data).getBigUint64(0, true);
+}
+
+/** ORs little-endian bytes, which need no alignment, into words. */
+function orBytes(words: Uint32Array, bytes: Uint8Array): void {
+  const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
+  const source = new Uint32Array(aligned.buffer, aligned.byteOffset, words.length);
+  for (let index = 0; index < words.length; index++) words[index]! |= source[index]!;
+}

@@ -1,0 +1,251 @@
+import { DmaLog, type DmaLogOptions } from '../log/index.js';
+import { DmaMap, type MaybePromise } from '../memory/index.js';
+import {
+  DeviceFlag,
+  MIGRATION_P2P,
+  MIGRATION_PRE_COPY,
+  MIGRATION_STOP_COPY,
+  PCI_NUM_REGIONS,
+  PciIrq,
+  PciRegion,
+  RegionFlag,
+  VfioError,
+} from '../uapi/index.js';
+import type { Device, RegionInfo } from './device.js';
+import { decodeDeviceImage, encodeDeviceImage, encodeIdentity } from './device-image.js';
+import { DmaPort } from './dma-port.js';
+import { Interrupts } from './interrupts.js';
+import { type MigratableModel, MigrationMachine } from './migration-machine.js';
+import { type BarSpec, CONFIG_SPACE_SIZE, PciConfigSpace, type PciIdentity } from './pci-config-space.js';
+
+/** What a PCI device is made of. */
+export interface PciDeviceOptions extends PciIdentity {
+  /** What messages and logs call it. */
+  name: string;
+  /** The BARs the author answers for. */
+  bars: readonly BarSpec[];
+  /** MSI-X vectors, and a BAR of their own for the table (not among `bars`). */
+  msix?: { vectors: number; bar: number };
+  /** Whether the device has INTx pin A; default true. */
+  intx?: boolean;
+  /** What its log can do; `false`: no DMA logging. */
+  log?: DmaLogOptions | false;
+  /** MIGRATION flags; default all three; 0: it cannot migrate. */
+  migrationFlags?: number;
+  /** Most DMA maps a client may make; see `DmaMap`. */
+  maxDmaMaps?: number;
+  /** Raised when what `saveState` gives changes its form; only the same number is taken at the other end. Default 1. */
+  stateVersion?: number;
+}
+
+const MSIX_ENTRY_SIZE = 16;
+
+/**
+ * What a device author extends: a PCI device whose configuration space, interrupts, DMA logging and migration are taken care of.
+ *
+ * The author answers for the BARs (`readRegister`, `writeRegister`), starts and stops work (`onRun`, `onQuiesce`), and gives and takes
+ * its own state (`saveState`, `loadState`). All DMA goes through `dma`, so that all of it is logged.
+ *
+ * @example
+ * class Stamp extends PciDevice {
+ *   constructor() {
+ *     super({ name: 'stamp', vendorId: 0x1b36, deviceId: 0x00f0, classCode: 0xff0000, bars: [{ index: 0, size: 4096 }] });
+ *   }
+ *   protected readRegister(_bar: number, _offset: number, into: Uint8Array) { into.fill(0); }
+ *   protected async writeRegister(_bar: number, _offset: number, data: Uint8Array) {
+ *     await this.dma.write(viewOf(data).getBigUint64(0, true), new TextEncoder().encode('hello'));
+ *     this.raiseInterrupt(0);
+ *   }
+ * }
+ */
+export abstract class PciDevice implements Device {
+  readonly name: string;
+  readonly flags = DeviceFlag.PCI | DeviceFlag.RESET;
+  readonly regions: readonly RegionInfo[];
+  readonly interrupts: Interrupts;
+  readonly dma: DmaPort;
+  readonly migration: MigrationMachine | undefined;
+  readonly hasLogging: boolean;
+  readonly #config: PciConfigSpace;
+  readonly #msixBar: number | undefined;
+  readonly #msixTable: Uint8Array;
+  readonly #identity: Uint8Array;
+  #resets = 0;
+
+  protected constructor(options: PciDeviceOptions) {
+    this.name = options.name;
+    const vectors = options.msix?.vectors ?? 0;
+    const hasIntx = options.intx ?? true;
+    const pendingOffset = vectors * MSIX_ENTRY_SIZE;
+    this.#msixBar = options.msix?.bar;
+    this.#msixTable = new Uint8Array(nextPowerOfTwo(Math.max(4096, pendingOffset + Math.ceil(vectors / 64) * 8)));
+    const bars = [...options.bars];
+    if (options.msix) bars.push({ index: options.msix.bar, size: this.#msixTable.length });
+    this.#config = new PciConfigSpace(
+      options,
+      bars,
+      hasIntx,
+      options.msix && { ...options.msix, tableOffset: 0, pendingOffset },
+    );
+    this.regions = regionInfos(bars);
+    this.interrupts = new Interrupts({ [PciIrq.INTX]: hasIntx ? 1 : 0, [PciIrq.MSIX]: vectors });
+    this.hasLogging = options.log !== false;
+    this.dma = new DmaPort(new DmaMap(options.maxDmaMaps), new DmaLog(options.log || {}));
+    this.dma.busMaster = false;
+    this.#identity = encodeIdentity(options, options.stateVersion ?? 1);
+    const migrationFlags = options.migrationFlags ?? MIGRATION_STOP_COPY | MIGRATION_P2P | MIGRATION_PRE_COPY;
+    this.migration = migrationFlags === 0 ? undefined : new MigrationMachine(this.#migratable(), migrationFlags);
+  }
+
+  /** Reads a BAR's registers. `into` lies inside the BAR; any length and alignment may come. */
+  protected abstract readRegister(bar: number, offset: number, into: Uint8Array): MaybePromise<void>;
+  /** Writes a BAR's registers, as {@link PciDevice.readRegister}. `data` is only valid until the call returns. */
+  protected abstract writeRegister(bar: number, offset: number, data: Uint8Array): MaybePromise<void>;
+  /** Registers as at power-on. */
+  protected onReset(): MaybePromise<void> {}
+  /** The device may work by itself from now on. */
+  protected onRun(): void {}
+  /** The device must start nothing any more; done when its own work is at rest. DMA in flight is waited for in any case. */
+  protected onQuiesce(): MaybePromise<void> {}
+  /** The author's own state, when the device is stopped. */
+  protected saveState(): Uint8Array {
+    return new Uint8Array(0);
+  }
+  /**
+   * Takes what `saveState` gave at the other end.
+   * @throws VfioError EINVAL, with nothing changed.
+   */
+  protected loadState(state: Uint8Array): void {
+    if (state.length !== 0) throw new VfioError('EINVAL', { operation: 'MIG_DATA_WRITE', message: 'unexpected state' });
+  }
+
+  /** Raises MSI-X vector `vector` if the driver uses MSI-X; else asserts INTx, until {@link PciDevice.clearInterrupt}. */
+  protected raiseInterrupt(vector: number): void {
+    if (this.interrupts.isEnabled(PciIrq.MSIX)) {
+      this.interrupts.raise(PciIrq.MSIX, vector);
+      return;
+    }
+    this.#config.interruptStatus = true;
+    if (!this.#config.intxDisabled) this.interrupts.setIntxLevel(true);
+  }
+
+  /** Deasserts INTx. */
+  protected clearInterrupt(): void {
+    this.#config.interruptStatus = false;
+    this.interrupts.setIntxLevel(false);
+  }
+
+  regionRead(region: number, offset: number, into: Uint8Array): MaybePromise<void> {
+    this.#checkAccess('REGION_READ', region, offset, into.length);
+    if (region === PciRegion.CONFIG) return this.#config.read(offset, into);
+    if (region === this.#msixBar) {
+      into.set(this.#msixTable.subarray(offset, offset + into.length));
+      return undefined;
+    }
+    return this.readRegister(region, offset, into);
+  }
+
+  regionWrite(region: number, offset: number, data: Uint8Array): MaybePromise<void> {
+    this.#checkAccess('REGION_WRITE', region, offset, data.length);
+    if (region === PciRegion.CONFIG) {
+      this.#config.write(offset, data);
+      this.#followCommand();
+      return undefined;
+    }
+    if (region === this.#msixBar) {
+      this.#msixTable.set(data, offset);
+      return undefined;
+    }
+    return this.writeRegister(region, offset, data);
+  }
+
+  #checkAccess(operation: string, region: number, offset: number, count: number): void {
+    const size = this.regions[region]?.size ?? 0;
+    if (size === 0) {
+      throw new VfioError('EINVAL', { operation, field: 'region', message: `${this.name} has no region ${region}` });
+    }
+    if (!(offset >= 0 && offset + count <= size)) {
+      throw new VfioError('EINVAL', { operation, field: 'offset', message: `${offset} + ${count} is beyond ${size}` });
+    }
+  }
+
+  #followCommand(): void {
+    this.dma.busMaster = this.#config.busMaster;
+    this.interrupts.setIntxLevel(this.#config.interruptStatus && !this.#config.intxDisabled);
+  }
+
+  async reset(): Promise<void> {
+    this.dma.stop('the device is being reset');
+    await this.onQuiesce();
+    await this.dma.idle();
+    this.#config.reset();
+    this.#msixTable.fill(0);
+    this.clearInterrupt();
+    this.#followCommand();
+    await this.onReset();
+    this.migration?.reset();
+    this.#resets++;
+    this.dma.start();
+    this.onRun();
+  }
+
+  disconnect(): void {
+    this.interrupts.disconnect();
+    this.dma.map.unmapAll();
+  }
+
+  #migratable(): MigratableModel {
+    return {
+      run: () => {
+        this.dma.start();
+        this.onRun();
+      },
+      quiesce: () => this.#quiesce(),
+      savePrecopy: () => this.#identity,
+      saveStopped: () =>
+        encodeDeviceImage({
+          config: this.#config.save(),
+          msixTable: this.#msixTable,
+          intxLevel: this.interrupts.intxLevel,
+          state: this.saveState(),
+        }),
+      load: bytes => this.#load(bytes),
+    };
+  }
+
+  async #quiesce(): Promise<void> {
+    const resets = this.#resets;
+    await this.onQuiesce();
+    await this.dma.idle();
+    // A reset that came between has the device running again.
+    if (resets === this.#resets) this.dma.stop('the device is stopped for migration');
+  }
+
+  #load(bytes: Uint8Array): void {
+    const image = decodeDeviceImage(bytes, this.#identity);
+    if (!this.#config.accepts(image.config) || image.msixTable.length !== this.#msixTable.length) {
+      throw new VfioError('EINVAL', {
+        operation: 'MIG_DATA_WRITE',
+        field: 'config',
+        message: `the state is of another device than ${this.name}`,
+      });
+    }
+    this.loadState(image.state);
+    this.#config.load(image.config);
+    this.#msixTable.set(image.msixTable);
+    this.#followCommand();
+    this.interrupts.setIntxLevel(image.intxLevel);
+  }
+}
+
+function regionInfos(bars: readonly BarSpec[]): RegionInfo[] {
+  const regions = Array.from({ length: PCI_NUM_REGIONS }, () => ({ size: 0, flags: 0 }));
+  const access = RegionFlag.READ | RegionFlag.WRITE;
+  for (const bar of bars) regions[bar.index] = { size: bar.size, flags: access };
+  regions[PciRegion.CONFIG] = { size: CONFIG_SPACE_SIZE, flags: access };
+  return regions;
+}
+
+function nextPowerOfTwo(value: number): number {
+  return 2 ** Math.ceil(Math.log2(value));
+}
