@@ -1,0 +1,5 @@
+/** The host side of dirty tracking: sessions with recovery, and the union of all sources. @module */
+export * from './dirty-set.js';
+export * from './logging-session.js';
+export * from './tracker.js';
+export * from './tracker-union.js';

@@ -1,0 +1,272 @@
+import fc from 'fast-check';
+import { afterEach, describe, expect, it } from 'vitest';
+import { FeatureClient, type FeatureDoor, localDoor } from '../../src/device/index.js';
+import { DirtySet, LoggingSession, TrackerUnion } from '../../src/tracker/index.js';
+import { linux, type Profile, profiles, rfc, VfioError, vfioUser } from '../../src/uapi/index.js';
+import { type WriterDevice, writerWithMemory } from './writer-device.js';
+
+const PAGES = 64;
+const range = { iova: 0n, length: BigInt(PAGES) * 4096n };
+const opened: { close(): Promise<void> }[] = [];
+afterEach(async () => {
+  for (const each of opened.splice(0)) await each.close();
+});
+
+async function writer(options: Parameters<typeof writerWithMemory>[1] = {}) {
+  const side = await writerWithMemory(PAGES * 4096, options);
+  opened.push(side);
+  return side;
+}
+
+function dirtyPages(set: DirtySet): number[] {
+  return [...set.runs()].flatMap(run =>
+    Array.from({ length: Number(run.length / 4096n) }, (_, index) => Number(run.iova / 4096n) + index),
+  );
+}
+
+/** A door on which requests fail when `fails` says so, before or after the device has seen them. */
+function faultyDoor(device: WriterDevice, profile: Profile, fails: () => 'before' | 'after' | false): FeatureDoor {
+  const door = localDoor(device, profile);
+  return {
+    profile,
+    maxReply: door.maxReply,
+    lend: bytes => door.lend!(bytes),
+    take: address => door.take!(address),
+    async request(message) {
+      const fault = fails();
+      if (fault === 'before') throw new VfioError('EIO', { operation: 'test' });
+      const reply = await door.request(message);
+      if (fault === 'after') throw new VfioError('EIO', { operation: 'test' });
+      return reply;
+    },
+  };
+}
+
+describe.each(Object.values(profiles))('LoggingSession in the $name profile', profile => {
+  it('reports what was written since the report before, once', async () => {
+    const { handle, touch } = await writer({ profile });
+    const session = new LoggingSession(handle.features);
+    await session.start([range]);
+    await touch(3);
+    await touch(60);
+    const dirty = new DirtySet([range]);
+    expect(await session.collect(dirty)).toEqual([]);
+    expect(dirtyPages(dirty)).toEqual([3, 60]);
+    const again = new DirtySet([range]);
+    await session.collect(again);
+    expect(again.count()).toBe(0);
+    await session.stop();
+    await session.stop();
+  });
+
+  it('never clears what was in the set', async () => {
+    const { handle, touch } = await writer({ profile });
+    const session = new LoggingSession(handle.features);
+    await session.start([range]);
+    await touch(3);
+    const dirty = new DirtySet([range]);
+    dirty.mark({ iova: 7n * 4096n, length: 1n });
+    await session.collect(dirty);
+    expect(dirtyPages(dirty)).toEqual([3, 7]);
+  });
+
+  it('marks everything, restarts and says so when a report fails', async () => {
+    const { device, touch } = await writer({ profile });
+    let fault: 'before' | 'after' | false = false;
+    const session = new LoggingSession(new FeatureClient(faultyDoor(device, profile, () => fault)), { name: 'faulty' });
+    await session.start([range]);
+    await touch(3);
+    const collecting = new DirtySet([range]);
+    fault = 'after';
+    const collected = session.collect(collecting);
+    fault = 'after';
+    // Only the report fails: STOP and START that follow go through.
+    queueMicrotask(() => {
+      fault = false;
+    });
+    const lost = await collected;
+    expect(lost).toMatchObject([{ tracker: 'faulty', error: { errno: 'EIO' } }]);
+    expect(collecting.count()).toBe(PAGES);
+    expect(device.dma.log.active).toBe(true);
+    await touch(9);
+    const next = new DirtySet([range]);
+    expect(await session.collect(next)).toEqual([]);
+    expect(dirtyPages(next)).toEqual([9]);
+  });
+
+  it('throws, with everything marked, when logging cannot be restarted', async () => {
+    const { device } = await writer({ profile });
+    let broken = false;
+    const door = faultyDoor(device, profile, () => (broken ? 'before' : false));
+    const session = new LoggingSession(new FeatureClient(door), { name: 'broken' });
+    await session.start([range]);
+    broken = true;
+    const dirty = new DirtySet([range]);
+    await expect(session.collect(dirty)).rejects.toThrow(/broken lost its log .* could not be restarted/);
+    expect(dirty.count()).toBe(PAGES);
+    expect(session.started).toBe(false);
+  });
+
+  it('takes over from somebody who died while logging', async () => {
+    const { handle, device, touch } = await writer({ profile });
+    device.dma.log.start(4096n, [range]);
+    const session = new LoggingSession(handle.features);
+    await session.start([range]);
+    await touch(1);
+    const dirty = new DirtySet([range]);
+    await session.collect(dirty);
+    expect(dirtyPages(dirty)).toEqual([1]);
+  });
+});
+
+describe('LoggingSession', () => {
+  it('loses no page, whatever request fails and whenever', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.constantFrom(rfc, linux, vfioUser),
+        fc.array(
+          fc.oneof(
+            { weight: 3, arbitrary: fc.record({ write: fc.nat(PAGES - 1) }) },
+            { weight: 2, arbitrary: fc.constant({ collect: true }) },
+          ),
+          { minLength: 5, maxLength: 40 },
+        ),
+        fc.array(fc.constantFrom(false as const, false as const, false as const, 'before' as const, 'after' as const)),
+        async (profile, steps, faults) => {
+          const side = await writerWithMemory(PAGES * 4096, { profile });
+          const queue = [...faults];
+          const session = new LoggingSession(
+            new FeatureClient(faultyDoor(side.device, profile, () => queue.shift() ?? false)),
+          );
+          const owed = new Set<number>();
+          try {
+            await session.start([range]);
+            for (const step of steps) {
+              if ('write' in step) {
+                await side.touch(step.write);
+                owed.add(step.write);
+                continue;
+              }
+              const dirty = new DirtySet([range]);
+              try {
+                await session.collect(dirty);
+              } finally {
+                const reported = new Set(dirtyPages(dirty));
+                for (const page of owed) expect(reported).toContain(page);
+                owed.clear();
+              }
+            }
+          } catch (error) {
+            // The session gave up: it must have said so as VfioError, after marking (checked above).
+            expect(error).toBeInstanceOf(VfioError);
+          } finally {
+            await side.close();
+          }
+        },
+      ),
+      { numRuns: 400 },
+    );
+  });
+
+  it('gives reports one after another until it is told to end', async () => {
+    const { handle, touch } = await writer();
+    const session = new LoggingSession(handle.features);
+    await session.start([range]);
+    const end = new AbortController();
+    const seen: number[] = [];
+    await touch(5);
+    for await (const report of session.reports({ intervalMs: 1, signal: end.signal })) {
+      seen.push(report.dirtyPages);
+      if (seen.length === 3) end.abort();
+      else await touch(seen.length);
+    }
+    expect(seen).toEqual([1, 1, 1]);
+    expect(session.started).toBe(true);
+  });
+
+  it('restarts with new ranges, and counts as dirty what is new and what the old log held', async () => {
+    const { handle, touch } = await writer();
+    const session = new LoggingSession(handle.features);
+    const half = { iova: 0n, length: range.length / 2n };
+    await session.start([half]);
+    await touch(2);
+    const dirty = new DirtySet([range]);
+    await session.changeRanges([range], dirty);
+    expect(dirty.count()).toBe(PAGES);
+    await touch(50);
+    const next = new DirtySet([range]);
+    await session.collect(next);
+    expect(dirtyPages(next)).toEqual([50]);
+  });
+
+  it('merges ranges to what the profile takes, and logs no less', async () => {
+    const { handle, touch } = await writer({ profile: linux });
+    const session = new LoggingSession(handle.features);
+    const scattered = Array.from({ length: 300 }, (_, index) => ({ iova: BigInt(index) * 8192n, length: 4096n }));
+    await session.start(scattered);
+    await touch(4);
+    const dirty = new DirtySet([range]);
+    await session.collect(dirty);
+    expect(dirtyPages(dirty)).toContain(4);
+  });
+
+  it('takes a success without a bitmap for a lost log, not for a clean one', async () => {
+    const { device, touch } = await writer({ profile: vfioUser });
+    let truncates = false;
+    const door = localDoor(device, vfioUser);
+    const session = new LoggingSession(
+      new FeatureClient({
+        profile: vfioUser,
+        maxReply: door.maxReply,
+        async request(message) {
+          const reply = await door.request(message);
+          return truncates && reply.length > 32 ? reply.subarray(0, 32) : reply;
+        },
+      }),
+    );
+    await session.start([range]);
+    await touch(3);
+    truncates = true;
+    const dirty = new DirtySet([range]);
+    const lost = await session.collect(dirty);
+    expect(lost[0]!.error.errno).toBe('EPROTO');
+    expect(dirty.count()).toBe(PAGES);
+  });
+});
+
+describe('TrackerUnion', () => {
+  it('is dirty where any of its trackers is', async () => {
+    const [one, two] = [await writer(), await writer({ profile: vfioUser })];
+    const union = new TrackerUnion([one, two].map(({ handle }) => new LoggingSession(handle.features)));
+    await union.start([range]);
+    await one.touch(1);
+    await two.touch(2);
+    const dirty = new DirtySet([range]);
+    await union.collect(dirty);
+    expect(dirtyPages(dirty)).toEqual([1, 2]);
+    await union.stop();
+    expect(one.device.dma.log.active || two.device.dma.log.active).toBe(false);
+  });
+
+  it('starts all or none', async () => {
+    const [one, two] = [await writer(), await writer()];
+    const failing = new FeatureClient(faultyDoor(two.device, linux, () => 'before'));
+    const union = new TrackerUnion([new LoggingSession(one.handle.features), new LoggingSession(failing)]);
+    await expect(union.start([range])).rejects.toThrow('EIO');
+    expect(one.device.dma.log.active).toBe(false);
+  });
+
+  it('collects from the others when one fails for good', async () => {
+    const [one, two] = [await writer(), await writer()];
+    let broken = false;
+    const failing = new FeatureClient(faultyDoor(two.device, linux, () => (broken ? 'before' : false)));
+    const union = new TrackerUnion([new LoggingSession(one.handle.features), new LoggingSession(failing)]);
+    await union.start([range]);
+    await one.touch(1);
+    broken = true;
+    const dirty = new DirtySet([range]);
+    await expect(union.collect(dirty)).rejects.toThrow('could not be restarted');
+    expect(dirty.count()).toBe(PAGES);
+    expect(one.device.dma.log.dirtyPages()).toBe(0);
+  });
+});
