@@ -1,0 +1,232 @@
+import { createServer, type Server, type Socket } from 'node:net';
+import { performance } from 'node:perf_hooks';
+import type { DeviceHandle } from '../device/index.js';
+import { asVfioError, MigrationState, requireBytes, VfioError, viewOf } from '../uapi/index.js';
+import { FrameChannel, unexpected } from './frame-channel.js';
+import { checkHello } from './hello.js';
+import { type MachineMemory, PAGE_SIZE } from './machine-memory.js';
+import { applyMemoryBlock } from './memory-block.js';
+import { digestMemory, digestPages } from './memory-digest.js';
+import { BLOCK_SIZE, DigestKind, decodeHello, encodeHello, FrameType, STREAM_VERSION } from './stream-format.js';
+
+/** How many may be connected at a time, before one of them has shown to be the source. Each costs a buffer of a block. */
+const MOST_CONNECTIONS = 16;
+
+/** What a {@link MigrationReceiver} fills and starts. */
+export interface ReceiveOptions {
+  /** Where to listen; default 127.0.0.1 and any port. The stream is neither encrypted nor authenticated. */
+  listen?: { host?: string; port?: number };
+  memory: MachineMemory;
+  /** In the order in which the source has its own. They must be in state RUNNING as after a reset, and idle. */
+  devices: readonly DeviceHandle[];
+  /** How long the source may be silent, milliseconds; default 60,000. */
+  timeoutMs?: number;
+}
+
+/** How receiving ended. */
+export interface ReceiveReport {
+  pagesReceived: number;
+  stateBytes: number;
+  /** From the source's SWITCH until the devices' states were loaded. */
+  loadMs: number;
+  /** From the source's GO until the devices ran. */
+  resumeMs: number;
+}
+
+/**
+ * The destination of one migration. It listens, takes the first source that connects and fits, and runs the machine when that source says
+ * GO; never before, and never without.
+ */
+export class MigrationReceiver {
+  readonly #options: ReceiveOptions;
+  readonly #server: Server;
+  readonly #finished: Promise<ReceiveReport>;
+  #settle!: { resolve: (report: ReceiveReport) => void; reject: (error: unknown) => void };
+  #claimed = false;
+  readonly #channels = new Set<FrameChannel>();
+
+  private constructor(options: ReceiveOptions) {
+    this.#options = options;
+    this.#server = createServer(socket => this.#accept(socket));
+    this.#server.maxConnections = MOST_CONNECTIONS;
+    this.#finished = new Promise((resolve, reject) => {
+      this.#settle = { resolve, reject };
+    });
+    // Whoever never asks for the end must not be ended by it.
+    this.#finished.catch(() => {});
+  }
+
+  /** Begins to listen. @throws VfioError EADDRINUSE, EACCES… as the system says */
+  static listen(options: ReceiveOptions): Promise<MigrationReceiver> {
+    const receiver = new MigrationReceiver(options);
+    return new Promise((resolve, reject) => {
+      receiver.#server.once('error', error => reject(asVfioError(error, 'listen')));
+      const { host = '127.0.0.1', port = 0 } = options.listen ?? {};
+      receiver.#server.listen({ host, port }, () => resolve(receiver));
+    });
+  }
+
+  /** Where a source can connect. */
+  get address(): { host: string; port: number } {
+    const address = this.#server.address();
+    if (address === null || typeof address === 'string') throw new VfioError('ENOTCONN', { operation: 'listen' });
+    return { host: address.address, port: address.port };
+  }
+
+  /**
+   * Done when the machine runs here.
+   * @throws VfioError why it does not. The devices are then reset, and memory holds whatever had come.
+   */
+  finished(): Promise<ReceiveReport> {
+    return this.#finished;
+  }
+
+  /** Stops listening, and gives up a migration that is under way. Idempotent. */
+  async close(): Promise<void> {
+    const error = new VfioError('ECANCELED', { operation: 'receive', message: 'the receiver was closed' });
+    this.#server.close();
+    await Promise.all([...this.#channels].map(channel => channel.abort(error)));
+    if (!this.#claimed) this.#settle.reject(error);
+  }
+
+  #accept(socket: Socket): void {
+    const channel = new FrameChannel(socket, this.#options.timeoutMs);
+    this.#channels.add(channel);
+    const reception = new Reception(this.#options, channel, () => this.#claim());
+    void reception
+      .run()
+      .then(
+        report => this.#settle.resolve(report),
+        error => {
+          // Somebody who is no source, or the wrong one, has spoiled nothing: the next may come.
+          if (reception.hasMachine) this.#settle.reject(error);
+        },
+      )
+      .finally(() => {
+        this.#channels.delete(channel);
+        if (reception.hasMachine) this.#server.close();
+      });
+  }
+
+  /** The first source that fits gets the machine's place; the others hear that it is taken. */
+  #claim(): void {
+    if (this.#claimed)
+      throw new VfioError('EBUSY', { operation: 'receive', message: 'another migration is under way' });
+    this.#claimed = true;
+  }
+}
+
+/** One connection, from HELLO to RESUMED. */
+class Reception {
+  readonly #options: ReceiveOptions;
+  readonly #channel: FrameChannel;
+  readonly #claim: () => void;
+  readonly #report: ReceiveReport = { pagesReceived: 0, stateBytes: 0, loadMs: 0, resumeMs: 0 };
+  /** Whether this is the one that fills memory and devices. */
+  hasMachine = false;
+
+  /** @param claim takes the machine's place, or throws */
+  constructor(options: ReceiveOptions, channel: FrameChannel, claim: () => void) {
+    this.#options = options;
+    this.#channel = channel;
+    this.#claim = claim;
+  }
+
+  async run(): Promise<ReceiveReport> {
+    try {
+      await this.#agree();
+      for (const device of this.#options.devices) await device.features.setMigrationState(MigrationState.RESUMING);
+      await this.#receive();
+      await this.#load();
+      await this.#waitForGo();
+    } catch (error) {
+      const failure = asVfioError(error, 'receive');
+      await this.#channel.abort(failure);
+      if (this.hasMachine) await Promise.allSettled(this.#options.devices.map(device => device.reset()));
+      throw failure;
+    }
+    // GO was said: the machine is ours, and stays ours whatever becomes of the connection.
+    await this.#resume();
+    return this.#report;
+  }
+
+  async #agree(): Promise<void> {
+    const { memory, devices } = this.#options;
+    const ours = {
+      version: STREAM_VERSION,
+      pageSize: PAGE_SIZE,
+      memory: memory.ranges,
+      devices: await Promise.all(devices.map(device => device.features.migrationFlags())),
+    };
+    checkHello(ours, decodeHello(await this.#channel.expect(FrameType.HELLO)));
+    this.#claim();
+    this.hasMachine = true;
+    await this.#channel.send(FrameType.HELLO, encodeHello(ours));
+  }
+
+  async #receive(): Promise<void> {
+    while (true) {
+      const { type, payload } = await this.#channel.next();
+      switch (type) {
+        case FrameType.MEMORY:
+          this.#report.pagesReceived += applyMemoryBlock(this.#options.memory, payload);
+          break;
+        case FrameType.DEVICE_STATE:
+          await this.#takeState(payload);
+          break;
+        case FrameType.PASS:
+          break;
+        case FrameType.SWITCH:
+          return;
+        default:
+          throw unexpected(type, 'memory or state');
+      }
+    }
+  }
+
+  async #takeState(payload: Uint8Array): Promise<void> {
+    requireBytes(payload, 8, 'DEVICE_STATE');
+    const index = viewOf(payload).getUint32(0, true);
+    const device = this.#options.devices[index];
+    if (device === undefined) {
+      throw new VfioError('EBADMSG', {
+        operation: 'DEVICE_STATE',
+        field: 'device',
+        message: `there is no device ${index}`,
+      });
+    }
+    const data = payload.subarray(8);
+    await device.writeMigrationData(data);
+    this.#report.stateBytes += data.length;
+  }
+
+  async #load(): Promise<void> {
+    const startedAt = performance.now();
+    for (const device of this.#options.devices) await device.features.setMigrationState(MigrationState.STOP);
+    this.#report.loadMs = performance.now() - startedAt;
+    await this.#channel.send(FrameType.READY);
+  }
+
+  async #waitForGo(): Promise<void> {
+    while (true) {
+      const { type, payload } = await this.#channel.next();
+      if (type === FrameType.GO) return;
+      if (type !== FrameType.VERIFY) throw unexpected(type, 'VERIFY or GO');
+      requireBytes(payload, 4, 'VERIFY');
+      const kind = viewOf(payload).getUint32(0, true);
+      const digest = await (kind === DigestKind.PAGES ? digestPages : digestMemory)(this.#options.memory);
+      for (let at = 0; at < digest.length; at += BLOCK_SIZE) {
+        await this.#channel.send(FrameType.DIGEST, digest.subarray(at, at + BLOCK_SIZE));
+      }
+    }
+  }
+
+  async #resume(): Promise<void> {
+    const startedAt = performance.now();
+    for (const device of this.#options.devices) await device.features.setMigrationState(MigrationState.RUNNING);
+    this.#report.resumeMs = performance.now() - startedAt;
+    await this.#channel.send(FrameType.RESUMED).catch(() => {});
+    await this.#channel.end();
+    this.#channel.destroy();
+  }
+}

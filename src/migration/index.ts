@@ -1,0 +1,11 @@
+/** Live migration by pre-copy: source, destination, stream, convergence. @module */
+export * from './convergence.js';
+export * from './destination.js';
+export * from './frame-channel.js';
+export * from './frame-parser.js';
+export * from './machine-memory.js';
+export * from './memory-block.js';
+export * from './memory-digest.js';
+export * from './migration-report.js';
+export * from './source.js';
+export * from './stream-format.js';

@@ -1,0 +1,89 @@
+import type { LostLog } from '../tracker/index.js';
+import type { VfioError } from '../uapi/index.js';
+
+/** Where a migration is. */
+export type MigrationPhase =
+  /** Connecting, agreeing on version, memory and devices. */
+  | 'connect'
+  /** The machine runs; memory is sent pass by pass. */
+  | 'pre-copy'
+  /** The machine is stopped; the last dirty pages and the devices' states are sent. */
+  | 'stop-and-copy'
+  /** The machine is stopped; both ends take digests of all memory. Only when asked for. */
+  | 'verify'
+  /** The destination was told to run. */
+  | 'switch';
+
+/** One pass over memory, while the machine ran or (the last one) after it stopped. */
+export interface PassReport {
+  /** 0: all memory. */
+  pass: number;
+  pagesSent: number;
+  /** Headers included. */
+  bytesSent: number;
+  /** From the pass's first page to its last; without reading the logs. */
+  durationMs: number;
+  /** Pages found dirty when the pass was done; 0 for the last one. */
+  dirtyPages: number;
+  /** Those, per second since the logs were read before. */
+  dirtyPagesPerSecond: number;
+  /** Downtime to expect if the machine had been stopped after this pass; `undefined` for the last one. */
+  estimatedDowntimeMs: number | undefined;
+}
+
+/** What a migration tells while it runs. */
+export type MigrationEvent =
+  | { event: 'phase'; phase: MigrationPhase }
+  | {
+      event: 'progress';
+      pass: number;
+      /** Pages of this pass still to send. */
+      pagesLeft: number;
+      /** Pages of this pass in all. */
+      pagesTotal: number;
+      bytesPerSecond: number;
+      /** As the last reading of the logs found; 0 before it. */
+      dirtyPagesPerSecond: number;
+      /** `undefined` before the first reading of the logs. */
+      estimatedDowntimeMs: number | undefined;
+    }
+  | ({ event: 'pass' } & PassReport)
+  | { event: 'log-lost'; tracker: string; error: VfioError };
+
+/** How a migration ended, seen from the source. */
+export interface MigrationReport {
+  /** `not-converged`: the pass limit was reached. `failed`: see `error`. */
+  outcome: 'moved' | 'not-converged' | 'failed';
+  /**
+   * Where the machine runs. `nowhere`: the destination does not and the source's devices could not be started again. `unknown`: the
+   * connection broke between telling the destination to run and its answer; the source stays stopped, so that never two run.
+   */
+  runningAt: 'source' | 'destination' | 'nowhere' | 'unknown';
+  /** Phase in which it ended. */
+  phase: MigrationPhase;
+  error: VfioError | undefined;
+  passes: PassReport[];
+  /** All passes together. */
+  pagesSent: number;
+  bytesSent: number;
+  stateBytes: number;
+  /** From the call to its end, connecting and verifying included. */
+  totalMs: number;
+  /**
+   * From telling the first device to stop until the destination's word that its devices run has arrived here. Without `verifyMs`. 0 when it
+   * did not come to that.
+   */
+  downtimeMs: number;
+  /** What was expected when the decision to stop was made. */
+  estimatedDowntimeMs: number;
+  /** Taking and comparing digests while the machine was stopped; 0 when not asked for. */
+  verifyMs: number;
+  /** Whether both memories had the same SHA-256 at the switch; `undefined` when not asked for. */
+  verified: boolean | undefined;
+  /** SHA-256 of all memory at the switch, hexadecimal. */
+  digests: { source: string; destination: string } | undefined;
+  /** Pages that differed at the switch; `undefined` when not asked for. */
+  stalePages: number | undefined;
+  /** Logs that were lost and made everything dirty. */
+  lostLogs: LostLog[];
+}

@@ -1,0 +1,186 @@
+import { crc32 } from 'node:zlib';
+import { type IovaRange, VfioError, viewOf } from '../uapi/index.js';
+
+/*
+ * The migration stream: frames over one TCP connection, in both directions. All integers are little-endian.
+ *
+ *   0 u32 magic "DMLG" · 4 u16 type · 6 u16 0 · 8 u32 length of the payload · 12 u32 sequence, from 0, by direction ·
+ *   16 u32 CRC-32 of the payload · 20 u32 CRC-32 of bytes 0 to 19
+ *
+ * The header has a checksum of its own, so that a broken length is never believed; the sequence finds frames that were lost, doubled or
+ * brought from another stream.
+ *
+ * Worked example, the empty GO frame as the fourth of its direction: 44 4d 4c 47 · 06 00 · 00 00 · 00 00 00 00 · 03 00 00 00 ·
+ * 00 00 00 00 (CRC-32 of nothing) · CRC-32 of those 20 bytes.
+ *
+ * Source to destination:  HELLO, { MEMORY… DEVICE_STATE… PASS }…, MEMORY…, DEVICE_STATE…, SWITCH, [VERIFY…], GO
+ * Destination to source:  HELLO, READY, [DIGEST…], RESUMED
+ * Either way, instead of any of these: ABORT.
+ */
+
+/** The version of this stream. Only equal versions talk. */
+export const STREAM_VERSION = 1;
+/** Size of a frame's header in bytes. */
+export const FRAME_HEADER_SIZE = 24;
+/** Most bytes of guest memory in one MEMORY frame, and of a device's state in one DEVICE_STATE frame. */
+export const BLOCK_SIZE = 1 << 20;
+/** Most extents in one MEMORY frame: as many as a block has pages of 4 KiB. */
+export const MAX_EXTENTS = BLOCK_SIZE / 4096;
+/** Most bytes of payload in any frame: a block with all its extents. */
+export const MAX_PAYLOAD = BLOCK_SIZE + 8 + MAX_EXTENTS * 16;
+
+const MAGIC = 0x474c4d44;
+
+/** What a frame is. */
+export const FrameType = {
+  /** JSON: {@link Hello}. */
+  HELLO: 1,
+  /** Extents, then the guest memory that they name: see memory-block.ts. */
+  MEMORY: 2,
+  /** u32 index of the device, u32 0, then a part of its migration data. */
+  DEVICE_STATE: 3,
+  /** u32 number of the pass that ends here. */
+  PASS: 4,
+  /** The source has sent everything and its devices are stopped. Empty. */
+  SWITCH: 5,
+  /** The machine is the destination's from here on. Empty. */
+  GO: 6,
+  /** The destination has loaded everything. Empty. */
+  READY: 7,
+  /** The destination's devices run. Empty. */
+  RESUMED: 8,
+  /** The source asks for a digest of all memory. u32 kind: {@link DigestKind}. */
+  VERIFY: 9,
+  /** A part of the digest asked for. */
+  DIGEST: 10,
+  /** The sender gives up. JSON: { errno, message }. */
+  ABORT: 11,
+} as const;
+
+/** A {@link FrameType}'s number. */
+export type FrameType = (typeof FrameType)[keyof typeof FrameType];
+
+const frameNames = new Map<number, string>(Object.entries(FrameType).map(([name, type]) => [type, name]));
+
+/** The name of a frame type, for messages. */
+export function frameName(type: number): string {
+  return frameNames.get(type) ?? `frame ${type}`;
+}
+
+/** What VERIFY asks for. */
+export const DigestKind = {
+  /** SHA-256 of all memory, 32 bytes. */
+  MEMORY: 1,
+  /** CRC-32 of every page, u32 each, in order. */
+  PAGES: 2,
+} as const;
+
+/** What each end says first. */
+export interface Hello {
+  version: number;
+  /** Bytes of a page in the stream. */
+  pageSize: number;
+  /** The machine's memory. Both ends must have the same. */
+  memory: IovaRange[];
+  /** MIGRATION flags of each device, in order. Both ends must have as many. */
+  devices: number[];
+}
+
+/** A frame's header, taken apart. */
+export interface FrameHeader {
+  type: number;
+  length: number;
+  sequence: number;
+  checksum: number;
+}
+
+/** Writes the header of a frame whose payload is `payload` into the first 24 bytes of `into`. */
+export function encodeFrameHeader(into: Uint8Array, type: FrameType, sequence: number, payload: Uint8Array): void {
+  const view = viewOf(into);
+  view.setUint32(0, MAGIC, true);
+  view.setUint32(4, type, true);
+  view.setUint32(8, payload.length, true);
+  view.setUint32(12, sequence, true);
+  view.setUint32(16, crc32(payload), true);
+  view.setUint32(20, crc32(into.subarray(0, 20)), true);
+}
+
+/**
+ * Takes a header apart.
+ * @param expectedSequence the sequence that is next in this direction
+ * @throws VfioError EBADMSG for anything but the next frame of this stream; EMSGSIZE for a payload beyond {@link MAX_PAYLOAD}
+ */
+export function decodeFrameHeader(header: Uint8Array, expectedSequence: number): FrameHeader {
+  const view = viewOf(header);
+  if (view.getUint32(0, true) !== MAGIC) throw badFrame('magic', 'this is no dmalog migration stream');
+  if (view.getUint32(20, true) !== crc32(header.subarray(0, 20))) throw badFrame('header', 'its checksum is wrong');
+  const type = view.getUint32(4, true);
+  const length = view.getUint32(8, true);
+  const sequence = view.getUint32(12, true);
+  if (sequence !== expectedSequence) throw badFrame('sequence', `${sequence} came where ${expectedSequence} was due`);
+  if (!frameNames.has(type)) throw badFrame('type', `${type} does not exist`);
+  if (length > MAX_PAYLOAD) {
+    throw new VfioError('EMSGSIZE', { operation: 'migration stream', field: 'length', message: `${length} bytes` });
+  }
+  return { type, length, sequence, checksum: view.getUint32(16, true) };
+}
+
+/** @throws VfioError EBADMSG when a payload is not what its header's checksum says */
+export function checkPayload(header: FrameHeader, payload: Uint8Array): void {
+  if (crc32(payload) !== header.checksum) {
+    throw badFrame('payload', `the checksum of ${frameName(header.type)} (frame ${header.sequence}) is wrong`);
+  }
+}
+
+/** HELLO's payload. */
+export function encodeHello(hello: Hello): Uint8Array {
+  const memory = hello.memory.map(({ iova, length }) => [`0x${iova.toString(16)}`, `0x${length.toString(16)}`]);
+  return new TextEncoder().encode(JSON.stringify({ ...hello, memory }));
+}
+
+/** Reverse of {@link encodeHello}. @throws VfioError EBADMSG */
+export function decodeHello(payload: Uint8Array): Hello {
+  const value = parseJson(payload) as Partial<Record<keyof Hello, unknown>>;
+  const { version, pageSize, memory, devices } = value;
+  const isNumber = (item: unknown): item is number => Number.isInteger(item);
+  if (!isNumber(version) || !isNumber(pageSize) || !Array.isArray(memory) || !Array.isArray(devices)) {
+    throw badFrame('HELLO', 'a member is missing or of a wrong type');
+  }
+  if (!devices.every(isNumber)) throw badFrame('devices', 'flags must be numbers');
+  return { version, pageSize, memory: memory.map(decodeRange), devices };
+}
+
+function decodeRange(item: unknown): IovaRange {
+  const isHex = (text: unknown): text is string => typeof text === 'string' && /^0x[0-9a-f]{1,16}$/.test(text);
+  if (!Array.isArray(item) || !isHex(item[0]) || !isHex(item[1]))
+    throw badFrame('memory', 'a range is not two numbers');
+  return { iova: BigInt(item[0]), length: BigInt(item[1]) };
+}
+
+/** ABORT's payload. */
+export function encodeAbort(error: VfioError): Uint8Array {
+  return new TextEncoder().encode(JSON.stringify({ errno: error.errno, message: error.message }));
+}
+
+/** Reverse of {@link encodeAbort}, as the error to throw here: ECONNABORTED, with the peer's words. */
+export function decodeAbort(payload: Uint8Array): VfioError {
+  const { message } = parseJson(payload) as { message?: unknown };
+  return new VfioError('ECONNABORTED', {
+    operation: 'migration stream',
+    message: `the other end gave up: ${typeof message === 'string' ? message.slice(0, 2000) : 'no reason given'}`,
+  });
+}
+
+function parseJson(payload: Uint8Array): object {
+  try {
+    const value: unknown = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(payload));
+    if (typeof value === 'object' && value !== null) return value;
+  } catch {
+    // Said below.
+  }
+  throw badFrame('payload', 'this is no JSON object');
+}
+
+function badFrame(field: string, message: string): VfioError {
+  return new VfioError('EBADMSG', { operation: 'migration stream', field, message });
+}
