@@ -1,0 +1,27 @@
+/*
+ * Memory for messages. A Uint8Array of up to 64 bytes has no ArrayBuffer until somebody asks for it, as a DataView or a system call does;
+ * making it then costs more than all else that is done to a small message. So small ones are cut from slabs that have theirs: an 8-byte
+ * REGION_READ, client and server in one process, went from 23 to 15 µs.
+ *
+ * Example: a message of 40 bytes takes 40 bytes of a slab, the next one begins behind it. No part of a slab is used twice: who holds a
+ * message holds its slab.
+ */
+
+const SLAB_SIZE = 8192;
+const LARGEST_PIECE = 1024;
+
+let slab = new ArrayBuffer(SLAB_SIZE);
+let used = 0;
+
+/** `size` bytes of zeros. */
+export function newBytes(size: number): Uint8Array {
+  if (size > LARGEST_PIECE) return new Uint8Array(size);
+  if (size > SLAB_SIZE - used) {
+    slab = new ArrayBuffer(SLAB_SIZE);
+    used = 0;
+  }
+  const bytes = new Uint8Array(slab, used, size);
+  // The next piece is aligned for words of 8 bytes, as a piece of its own would be.
+  used += (size + 7) & ~7;
+  return bytes;
+}
