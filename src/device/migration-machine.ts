@@ -59,7 +59,8 @@ export class MigrationMachine {
    * Brings the device to `target`, over as many arcs as that takes. A hop that fails with a VfioError leaves the device in the last
    * state that was reached; any other failure leaves it in ERROR, which only a reset leaves.
    *
-   * @throws VfioError EINVAL for a forbidden way, EBUSY while another change is under way, or what the hop said.
+   * @throws VfioError EINVAL for a forbidden way, EBUSY while another change is under way, ECANCELED when a reset came between, or what
+   *   the hop said.
    */
   async setState(target: number): Promise<void> {
     const path = migrationPath(this.#state, target, this.flags);
@@ -69,10 +70,7 @@ export class MigrationMachine {
     const epoch = this.#epoch;
     this.#moving = true;
     try {
-      for (const next of path) {
-        await this.#hop(next, epoch);
-        this.#state = next;
-      }
+      for (const next of path) await this.#hop(next, epoch);
     } catch (error) {
       if (error instanceof VfioError) throw error;
       if (epoch === this.#epoch) this.#state = MigrationState.ERROR;
@@ -82,7 +80,9 @@ export class MigrationMachine {
     }
   }
 
+  /** One arc. A reset may come wherever it waits; from the last wait on, its effects and the new state come as one. */
   async #hop(next: MigrationState, epoch: number): Promise<void> {
+    this.#requireSame(epoch);
     const current = this.#state;
     const stops = isRunning(current) && !isRunning(next);
     try {
@@ -99,6 +99,7 @@ export class MigrationMachine {
     }
     if (next === MigrationState.RESUMING) this.#dropIncoming();
     if (isRunning(next) && !isRunning(current)) this.#model.run();
+    this.#state = next;
   }
 
   #requireSame(epoch: number): void {
