@@ -27,19 +27,15 @@ function pageOf(memory: MachineMemory, range: number, page: number): number {
   return into[0]!;
 }
 
-const extent = fc
-  .nat(1)
-  .chain(range =>
-    fc
-      .nat(PAGES[range]! - 1)
-      .chain(first =>
-        fc.record({
-          range: fc.constant(range),
-          first: fc.constant(first),
-          pages: fc.integer({ min: 1, max: PAGES[range]! - first }),
-        }),
-      ),
-  );
+const extent = fc.nat(1).chain(range =>
+  fc.nat(PAGES[range]! - 1).chain(first =>
+    fc.record({
+      range: fc.constant(range),
+      first: fc.constant(first),
+      pages: fc.integer({ min: 1, max: PAGES[range]! - first }),
+    }),
+  ),
+);
 
 describe('MemoryBlock', () => {
   it('brings exactly the pages that were added', () => {

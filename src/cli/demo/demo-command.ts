@@ -1,0 +1,97 @@
+import { Command, Option } from 'commander';
+import { oneOf, parseSize, wholeNumber } from '../arguments.js';
+import { ExitCode } from '../exit-code.js';
+import { type DemoOptions, type DemoResult, runDemo } from './demo.js';
+import type { DemoOutput } from './demo-output.js';
+import { JsonOutput } from './json-output.js';
+import { PeopleOutput } from './people-output.js';
+
+interface DemoFlags {
+  memory: number;
+  workload: DemoOptions['workload'];
+  rate: number;
+  seed: number;
+  log: boolean;
+  downtimeLimit: number;
+  maxPasses: number;
+  settle: number;
+  json: boolean;
+}
+
+/** `dmalog demo` */
+export function demoCommand(): Command {
+  return new Command('demo')
+    .description('migrate a running machine between two hosts on this machine, and prove that nothing was lost')
+    .addOption(new Option('--memory <size>', 'guest memory').argParser(parseMemory).default(2 ** 30, '1G'))
+    .addOption(
+      new Option('--workload <kind>', 'how the engine chooses pages: sequential, uniform, hot-set, rings')
+        .argParser(oneOf(['sequential', 'uniform', 'hot-set', 'rings']))
+        .default('hot-set'),
+    )
+    .option('--rate <pages>', 'pages the engine writes per second', wholeNumber(0, 10_000_000), 20_000)
+    .option('--seed <number>', 'seed of memory and workload', wholeNumber(0, 2 ** 32 - 1), 1)
+    .option('--downtime-limit <ms>', 'longest downtime wanted', wholeNumber(1), 300)
+    .option('--max-passes <count>', 'most passes while the machine runs', wholeNumber(1), 30)
+    .option('--settle <ms>', 'how long the engine runs before and after', wholeNumber(0, 600_000), 1500)
+    .option('--no-log', 'leave DMA logging out, to see what gets lost')
+    .option('--json', 'print events as lines of JSON, the result last', false)
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ dmalog demo                            1 GiB, 20,000 pages a second over a hot set
+  $ dmalog demo --no-log                   the same without DMA logging: exits with 4
+  $ dmalog demo --rate 200000 --workload uniform --max-passes 5
+                                           more than the link takes: exits with 3
+  $ dmalog demo --json | tail -1           the result for a program
+
+It starts two host and two device processes, and needs no root, no KVM and no VFIO.`,
+    )
+    .action(async (flags: DemoFlags) => {
+      process.exitCode = await demo(flags);
+    });
+}
+
+async function demo(flags: DemoFlags): Promise<number> {
+  const options: DemoOptions = {
+    memoryBytes: flags.memory,
+    workload: flags.workload,
+    rate: flags.rate,
+    seed: flags.seed,
+    exponent: 1,
+    log: flags.log,
+    downtimeLimitMs: flags.downtimeLimit,
+    maxPasses: flags.maxPasses,
+    settleMs: flags.settle,
+  };
+  const output: DemoOutput = flags.json ? new JsonOutput() : new PeopleOutput();
+  const interrupt = new AbortController();
+  const onSignal = () => interrupt.abort(new Error('interrupted'));
+  process.once('SIGINT', onSignal);
+  process.once('SIGTERM', onSignal);
+  try {
+    const result = await runDemo(options, event => output.tell(event), interrupt.signal);
+    output.finish(result, options);
+    return exitCodeOf(result);
+  } catch (error) {
+    output.abandon();
+    if (interrupt.signal.aborted) return ExitCode.INTERRUPTED;
+    throw error;
+  } finally {
+    process.off('SIGINT', onSignal);
+    process.off('SIGTERM', onSignal);
+  }
+}
+
+function exitCodeOf({ migration, verified }: DemoResult): number {
+  if (migration.outcome === 'not-converged') return ExitCode.NOT_CONVERGED;
+  if (migration.outcome === 'failed') {
+    return migration.runningAt === 'source' ? ExitCode.RUNS_AT_SOURCE : ExitCode.FAILURE;
+  }
+  return verified ? ExitCode.DONE : ExitCode.CHECK_FAILED;
+}
+
+function parseMemory(text: string): number {
+  const bytes = parseSize(text);
+  return wholeNumber(2 ** 20, 2 ** 40)(String(bytes - (bytes % 4096)));
+}

@@ -1,0 +1,131 @@
+import { createCipheriv } from 'node:crypto';
+import { rmSync } from 'node:fs';
+import { DmaEngineDriver } from '../../devices/dma-engine/index.js';
+import { GuestMemory } from '../../memory/index.js';
+import { MachineMemory, MigrationReceiver, migrate } from '../../migration/index.js';
+import { asVfioError, VfioError } from '../../uapi/index.js';
+import { VfioUserClient } from '../../vfio-user/index.js';
+import type { HostCall, HostCalls, HostMessage, HostRequest } from './host-protocol.js';
+
+/*
+ * A host of the demo, in a process of its own: it owns the guest's memory and the connection to the device, and is one end of the
+ * migration.
+ */
+
+type Served = { [Call in HostCall]: (parameters: HostCalls[Call]['parameters']) => Promise<HostCalls[Call]['result']> };
+
+class Host implements Served {
+  #memory: GuestMemory | undefined;
+  #machine: MachineMemory | undefined;
+  #device: VfioUserClient | undefined;
+  #engine: DmaEngineDriver | undefined;
+  #receiver: MigrationReceiver | undefined;
+  readonly #cancel = new AbortController();
+
+  async boot({ socket, memoryBytes }: HostCalls['boot']['parameters']): Promise<undefined> {
+    const device = await VfioUserClient.connect(socket);
+    const memory = GuestMemory.create(memoryBytes, 'demo-guest');
+    const range = { iova: 0n, length: BigInt(memoryBytes) };
+    await device.dmaMap({ ...range, readable: true, writable: true }, { fd: memory.fd });
+    this.#device = device;
+    this.#memory = memory;
+    this.#machine = new MachineMemory([{ ...range, memory }]);
+    this.#engine = await DmaEngineDriver.attach(device);
+    return undefined;
+  }
+
+  /** AES-CTR's key stream is random enough that no page is like another, comes again from the same seed, and is made at GB/s. */
+  async fill({ seed }: HostCalls['fill']['parameters']): Promise<undefined> {
+    const memory = need(this.#memory);
+    const key = Buffer.alloc(16);
+    key.writeUInt32LE(seed >>> 0);
+    const cipher = createCipheriv('aes-128-ctr', key, Buffer.alloc(16));
+    const zeros = Buffer.alloc(1 << 20);
+    for (let offset = 0; offset < memory.size; offset += zeros.length) {
+      memory.write(offset, cipher.update(zeros.subarray(0, Math.min(zeros.length, Number(memory.size) - offset))));
+    }
+    return undefined;
+  }
+
+  async startWorkload(workload: HostCalls['startWorkload']['parameters']): Promise<undefined> {
+    await need(this.#engine).configureWorkload(workload);
+    await need(this.#engine).start();
+    return undefined;
+  }
+
+  async listen(): Promise<{ host: string; port: number }> {
+    this.#receiver = await MigrationReceiver.listen({ memory: need(this.#machine), devices: [need(this.#device)] });
+    return this.#receiver.address;
+  }
+
+  async received(): Promise<HostCalls['received']['result']> {
+    return need(this.#receiver).finished();
+  }
+
+  async migrate({ to, log, downtimeLimitMs, maxPasses }: HostCalls['migrate']['parameters']) {
+    return migrate({
+      to,
+      memory: need(this.#machine),
+      devices: [need(this.#device)],
+      ...(log ? {} : { trackers: [] }),
+      downtimeLimitMs,
+      maxPasses,
+      verify: 'report',
+      signal: this.#cancel.signal,
+      onEvent: event => post({ kind: 'event', event }),
+    });
+  }
+
+  async statistics(): Promise<HostCalls['statistics']['result']> {
+    return need(this.#engine).statistics();
+  }
+
+  async verify(): Promise<HostCalls['verify']['result']> {
+    await need(this.#engine).stop();
+    return need(this.#engine).verify();
+  }
+
+  async peakMemory(): Promise<number> {
+    return process.resourceUsage().maxRSS * 1024;
+  }
+
+  async cancel(): Promise<undefined> {
+    this.#cancel.abort();
+    return undefined;
+  }
+}
+
+function need<T>(value: T | undefined): T {
+  if (value === undefined) throw new VfioError('EINVAL', { operation: 'demo host', message: 'it is not booted' });
+  return value;
+}
+
+function post(message: HostMessage): void {
+  if (process.connected) process.send!(plain(message));
+}
+
+/** Errors lose their class on the channel; their words and errno are what the other side shows. */
+function plain(value: unknown): unknown {
+  if (value instanceof VfioError) return { errno: value.errno, message: value.message };
+  if (Array.isArray(value)) return value.map(plain);
+  if (typeof value !== 'object' || value === null || value.constructor !== Object) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, plain(item)]));
+}
+
+const host = new Host();
+process.on('message', async ({ id, call, parameters }: HostRequest) => {
+  try {
+    const result = await (host[call] as (parameters: unknown) => Promise<unknown>)(parameters);
+    post({ kind: 'result', id, result });
+  } catch (error) {
+    const { errno, message } = asVfioError(error, call);
+    post({ kind: 'error', id, errno, message });
+  }
+});
+// Ctrl-C reaches the whole group: the parent decides. Without a parent (it may have been killed) nobody else tidies up.
+process.on('SIGINT', () => {});
+process.on('disconnect', () => {
+  const directory = process.argv[2];
+  if (directory !== undefined) rmSync(directory, { recursive: true, force: true });
+  process.exit(1);
+});

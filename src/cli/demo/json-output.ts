@@ -1,0 +1,30 @@
+import type { DemoEvent, DemoResult } from './demo.js';
+import type { DemoOutput } from './demo-output.js';
+
+/** Events as lines of JSON; the last line is the result. */
+export class JsonOutput implements DemoOutput {
+  tell(event: DemoEvent): void {
+    print(event);
+  }
+
+  finish({ migration, engine, verified, peakMemory }: DemoResult): void {
+    const { passes, ...totals } = migration;
+    print({
+      event: 'result',
+      ...totals,
+      memoryEqual: migration.verified ?? null,
+      verified,
+      stalePages: migration.stalePages ?? null,
+      passes: passes.length,
+      passReports: passes,
+      engine: engine ?? null,
+      peakMemoryBytes: peakMemory ?? null,
+    });
+  }
+
+  abandon(): void {}
+}
+
+function print(value: unknown): void {
+  console.log(JSON.stringify(value, (_, item) => (typeof item === 'bigint' ? item.toString() : item)));
+}

@@ -1,0 +1,52 @@
+#!/usr/bin/env node
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError } from 'commander';
+import pc from 'picocolors';
+import { asVfioError } from '../uapi/index.js';
+import { demoCommand } from './demo/demo-command.js';
+import { deviceCommand } from './device-command.js';
+import { ExitCode } from './exit-code.js';
+
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+  version: string;
+};
+
+const program = new Command('dmalog')
+  .description('VFIO device DMA logging and the live migration that needs it')
+  .version(version)
+  .showHelpAfterError('(--help shows what there is)')
+  .addHelpText(
+    'after',
+    `
+Examples:
+  $ dmalog demo                                          a live migration on this machine, proven
+  $ dmalog demo --no-log                                 the same without DMA logging: what gets lost
+  $ dmalog device dma-engine --socket /run/engine.sock   a device for a VMM or a test
+
+Exit codes: 0 done, 1 failure, 2 usage, 3 did not converge, 4 a check failed,
+5 migration failed and the source runs on, 130 interrupted.`,
+  )
+  .exitOverride()
+  .addCommand(demoCommand())
+  .addCommand(deviceCommand());
+for (const command of program.commands) {
+  command.exitOverride();
+  for (const sub of command.commands) sub.exitOverride();
+}
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  process.exitCode = report(error);
+}
+
+/** Says what went wrong in one line; the exit code. */
+function report(error: unknown): number {
+  if (error instanceof CommanderError) {
+    // Commander has said it already. Help and version are no errors.
+    return error.exitCode === 0 ? ExitCode.DONE : ExitCode.USAGE;
+  }
+  console.error(`${pc.red('dmalog:')} ${asVfioError(error, 'dmalog').message}`);
+  if (process.env['DMALOG_DEBUG']) console.error(error);
+  return ExitCode.FAILURE;
+}
