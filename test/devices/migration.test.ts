@@ -7,7 +7,7 @@ import {
   type WorkloadConfig,
   type WorkloadKindName,
 } from '../../src/devices/dma-engine/index.js';
-import { MigrationState, PciIrq, PciRegion, viewOf } from '../../src/uapi/index.js';
+import { ERRNO, MigrationState, PciIrq, PciRegion, viewOf } from '../../src/uapi/index.js';
 import {
   createHost,
   createLateHost,
@@ -308,6 +308,21 @@ describe('a command that migrates', () => {
     await fill;
     expect(host.backing.bytes[0]).toBe(0x77);
     await host.close();
+  });
+
+  test('one that does not exist, or whose workload is gone, migrates too, and ends with EINVAL at the destination', async () => {
+    for (const command of [0, 77, DmaEngineCommand.VERIFY]) {
+      const source = await createRecordingHost(new Uint8Array(SIZE));
+      await source.device.features.setMigrationState(MigrationState.STOP);
+      await source.device.regionWrite(PciRegion.BAR0, DmaEngineRegister.COMMAND, Uint8Array.of(command, 0, 0, 0));
+      const destination = await createRecordingHost(new Uint8Array(SIZE));
+      await migrate(source.device, destination.device);
+      await new Promise(resolve => setImmediate(resolve));
+      const end = await destination.device.regionRead(PciRegion.BAR0, DmaEngineRegister.COMMAND_STATUS, 4);
+      expect([...end]).toEqual([ERRNO.EINVAL, 0, 0, 0]);
+      await source.close();
+      await destination.close();
+    }
   });
 
   test('one that is written and whose device stops and runs again at once is done once', async () => {
