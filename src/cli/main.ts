@@ -34,6 +34,9 @@ for (const command of program.commands) {
   for (const sub of command.commands) sub.exitOverride();
 }
 
+// Whoever reads the output may leave early (`dmalog demo | head`): what is still said then is lost, and nothing else.
+process.stdout.on('error', () => {});
+
 try {
   await program.parseAsync();
 } catch (error) {

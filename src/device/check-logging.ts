@@ -14,16 +14,15 @@ import {
  * [X, X - 1]: it overlaps nothing but a range that has X inside and not as its first byte (rows B26 to B29).
  */
 
-/** Checks START's ranges one by one, in the order in which they are read. */
+/**
+ * Checks START's ranges in the order in which they are read, and all of them for overlap in one go: a message may hold a million.
+ *
+ * Linux meets an overlap when it reads the second of the two. So an error at range i is only answered when no two before it overlap.
+ */
 export class RangeChecker {
-  /** What was added, in the caller's order. */
-  readonly ranges: IovaRange[] = [];
+  readonly #ranges: IovaRange[] = [];
   readonly #profile: Profile;
   readonly #pageSize: bigint;
-  /** Ranges that hold at least a byte: disjoint, sorted. */
-  readonly #spans: { start: bigint; last: bigint }[] = [];
-  /** Where ranges of length 0 stand, sorted. */
-  readonly #empty: bigint[] = [];
 
   /**
    * @param pageSize START's hint
@@ -39,8 +38,19 @@ export class RangeChecker {
     this.#pageSize = pageSize;
   }
 
-  /** @throws VfioError EINVAL not aligned or overlapping; EOVERFLOW reaching 2^64 */
-  add(range: IovaRange): void {
+  /** Reads the next range. @throws VfioError EINVAL not aligned, or two before overlap; EOVERFLOW reaching 2^64; what `read` throws */
+  add(read: () => IovaRange): void {
+    try {
+      const range = read();
+      this.#checkOne(range);
+      this.#ranges.push(range);
+    } catch (error) {
+      this.finish();
+      throw error;
+    }
+  }
+
+  #checkOne(range: IovaRange): void {
     const { iova, length } = range;
     const mask = this.#pageSize - 1n;
     // The kernel masks with page_size - 1 whatever the page size is, 0 (all bits) and 3 (bit 1) included.
@@ -48,49 +58,41 @@ export class RangeChecker {
       throw invalid('EINVAL', 'ranges', `${text(range)} is not aligned to the page size ${this.#pageSize}`);
     }
     if (iova + length >= ADDRESS_LIMIT) throw invalid('EOVERFLOW', 'ranges', `${text(range)} reaches 2^64`);
-    const last = BigInt.asUintN(64, iova + length - 1n);
-    if (last < iova ? this.#isInsideSpan(iova) : this.#overlaps(iova, last)) {
-      throw invalid('EINVAL', 'ranges', `${text(range)} overlaps another range`);
+  }
+
+  /** All ranges, in the caller's order. @throws VfioError EINVAL when two overlap */
+  finish(): IovaRange[] {
+    const spans = this.#ranges.filter(range => !isEmpty(range));
+    // Intervals are disjoint if and only if starts and ends, each sorted by themselves, take turns.
+    const starts = BigUint64Array.from(spans, range => range.iova).sort();
+    const lasts = BigUint64Array.from(spans, lastOf).sort();
+    const overlaps = starts.some((start, index) => index > 0 && start <= lasts[index - 1]!);
+    if (overlaps || this.#ranges.some(range => isEmpty(range) && isInside(range.iova, starts, lasts))) {
+      throw invalid('EINVAL', 'ranges', 'two ranges overlap');
     }
-    if (last < iova)
-      this.#empty.splice(
-        lowerBound(this.#empty.length, at => this.#empty[at]! >= iova),
-        0,
-        iova,
-      );
-    else this.#spans.splice(this.#firstSpanAbove(iova), 0, { start: iova, last });
-    this.ranges.push(range);
-  }
-
-  #overlaps(start: bigint, last: bigint): boolean {
-    const next = this.#firstSpanAbove(start);
-    const before = this.#spans[next - 1];
-    const after = this.#spans[next];
-    if ((before !== undefined && before.last >= start) || (after !== undefined && after.start <= last)) return true;
-    const empty = this.#empty[lowerBound(this.#empty.length, at => this.#empty[at]! > start)];
-    return empty !== undefined && empty <= last;
-  }
-
-  #isInsideSpan(iova: bigint): boolean {
-    const before = this.#spans[lowerBound(this.#spans.length, at => this.#spans[at]!.start >= iova) - 1];
-    return before !== undefined && before.last >= iova;
-  }
-
-  #firstSpanAbove(iova: bigint): number {
-    return lowerBound(this.#spans.length, at => this.#spans[at]!.start > iova);
+    return this.#ranges;
   }
 }
 
-/** The first index below `count` at which `holds`, which holds from there on; `count` if nowhere. */
-function lowerBound(count: number, holds: (index: number) => boolean): number {
+/** The last byte, modulo 2^64 as Linux computes it: {0, 0} is the whole address space. */
+function lastOf({ iova, length }: IovaRange): bigint {
+  return BigInt.asUintN(64, iova + length - 1n);
+}
+
+function isEmpty(range: IovaRange): boolean {
+  return lastOf(range) < range.iova;
+}
+
+/** Whether an address lies in a span and is not its first byte. Spans are disjoint and sorted. */
+function isInside(address: bigint, starts: BigUint64Array, lasts: BigUint64Array): boolean {
   let low = 0;
-  let high = count;
+  let high = starts.length;
   while (low < high) {
     const middle = (low + high) >>> 1;
-    if (holds(middle)) high = middle;
+    if (starts[middle]! >= address) high = middle;
     else low = middle + 1;
   }
-  return low;
+  return low > 0 && lasts[low - 1]! >= address;
 }
 
 /** Checks REPORT's interval and page size. @throws VfioError EINVAL for the page size; EOVERFLOW for an interval that reaches 2^64 */

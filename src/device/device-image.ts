@@ -7,7 +7,7 @@ import type { PciIdentity } from './pci-config-space.js';
  *   identity (given in PRE_COPY already, so that an unfit destination is found before the device stops), 16 bytes:
  *     0 "DMALOGDV" · 8 u16 vendor · 10 u16 device · 12 u16 revision · 14 u16 version of the author's state
  *   image (given in STOP_COPY):
- *     u32 length and bytes of: configuration space, MSI-X table, { u8 INTx level }, the author's state
+ *     u32 length and bytes of: configuration space, MSI-X table, pending MSI-X vectors (a bit each), the author's state
  */
 
 const MAGIC = new TextEncoder().encode('DMALOGDV');
@@ -17,7 +17,7 @@ const IDENTITY_SIZE = 16;
 export interface DeviceImage {
   config: Uint8Array;
   msixTable: Uint8Array;
-  intxLevel: boolean;
+  pending: Uint8Array;
   state: Uint8Array;
 }
 
@@ -35,7 +35,7 @@ export function encodeIdentity(identity: PciIdentity, stateVersion: number): Uin
 
 /** The rest. */
 export function encodeDeviceImage(image: DeviceImage): Uint8Array {
-  const parts = [image.config, image.msixTable, Uint8Array.of(image.intxLevel ? 1 : 0), image.state];
+  const parts = [image.config, image.msixTable, image.pending, image.state];
   const bytes = new Uint8Array(parts.reduce((sum, part) => sum + 4 + part.length, 0));
   let offset = 0;
   for (const part of parts) {
@@ -44,6 +44,11 @@ export function encodeDeviceImage(image: DeviceImage): Uint8Array {
     offset += 4 + part.length;
   }
   return bytes;
+}
+
+/** Size of the image without the author's state, in bytes. */
+export function deviceImageSize(...parts: number[]): number {
+  return parts.reduce((sum, size) => sum + 4 + size, 4);
 }
 
 /**
@@ -63,17 +68,17 @@ export function decodeDeviceImage(bytes: Uint8Array, identity: Uint8Array): Devi
     parts.push(bytes.subarray(offset + 4, offset + 4 + length));
     offset += 4 + length;
   }
-  const [config, msixTable, flags, state] = parts;
+  const [config, msixTable, pending, state] = parts;
   if (
     config === undefined ||
     msixTable === undefined ||
-    flags?.length !== 1 ||
+    pending === undefined ||
     state === undefined ||
     parts.length !== 4
   ) {
-    throw invalid('parts', `${parts.length} parts, or one of a wrong size`);
+    throw invalid('parts', `${parts.length} parts, not 4`);
   }
-  return { config, msixTable, intxLevel: flags[0] === 1, state };
+  return { config, msixTable, pending, state };
 }
 
 function invalid(field: string, message: string): VfioError {

@@ -1,5 +1,8 @@
+import { orBits } from '../bitmap/index.js';
 import {
+  bitmapBits,
   bitmapBytes,
+  bitOf,
   decodeDataSize,
   decodeDeviceState,
   decodeFeatureRequest,
@@ -17,8 +20,10 @@ import {
   type IovaRange,
   type MigrationState,
   type Profile,
+  RANGE_SIZE,
   REPORT_INLINE_SIZE,
   requireBytes,
+  START_INLINE_SIZE,
   VfioError,
   viewOf,
 } from '../uapi/index.js';
@@ -32,6 +37,8 @@ export interface FeatureDoor {
   readonly profile: Profile;
   /** Most bytes of a reply (header, structure and bitmap) that one request can bring back. */
   readonly maxReply: number;
+  /** Most bytes of a request (header, structure and inline ranges). */
+  readonly maxRequest: number;
   /**
    * Sends header and data, gives header and data.
    * @throws VfioError with the device's errno
@@ -42,6 +49,9 @@ export interface FeatureDoor {
   /** Takes a lent buffer back. */
   take?(address: bigint): void;
 }
+
+/** Most ranges worth asking any device for: a bound for what is sent, far above what any keeps apart. */
+const MOST_RANGES = 32_768;
 
 /** What one REPORT asks for; bytes. */
 export interface ReportRequest extends IovaRange {
@@ -59,6 +69,16 @@ export class FeatureClient {
   /** The dialect spoken. */
   get profile(): Profile {
     return this.#door.profile;
+  }
+
+  /** Most ranges that one START takes. */
+  get maxRanges(): number {
+    const room = this.profile.pointers ? Number.POSITIVE_INFINITY : this.#door.maxRequest;
+    return Math.min(
+      this.profile.maxRanges,
+      MOST_RANGES,
+      Math.floor((room - FEATURE_HEADER_SIZE - START_INLINE_SIZE) / RANGE_SIZE),
+    );
   }
 
   /** Whether the device has the feature in the directions given. Probing is no proof: some kernels say yes and then answer EOPNOTSUPP. */
@@ -106,14 +126,16 @@ export class FeatureClient {
   }
 
   /**
-   * REPORT: reads and clears the log of an interval, and ORs it into `bitmap`. An interval whose bitmap is larger than one reply is asked
-   * for piece by piece, each a whole number of bitmap words.
+   * REPORT: reads and clears the log of an interval, and ORs it into `bitmap`. An interval whose bitmap is larger than one reply is asked for
+   * piece by piece. The cuts lie at multiples of a power of two of IOVA, so that none goes through a log page: the device would have to keep
+   * its bit in both pieces, for ever (contract rule 4).
    *
    * @param bitmap little-endian words, `bitmapBytes(length, pageSize)` bytes or more
    * @throws VfioError as the device answers. What was read before a piece failed is in `bitmap`, and the log is to be taken as lost (contract
    *   rule 8).
    */
-  async report({ iova, length, pageSize }: ReportRequest, bitmap: Uint32Array): Promise<void> {
+  async report(asked: ReportRequest, bitmap: Uint32Array): Promise<void> {
+    const { iova, length, pageSize } = asked;
     const needed = bitmapBytes(length, pageSize);
     if (BigInt(bitmap.byteLength) < needed) {
       throw new VfioError('EINVAL', {
@@ -122,17 +144,19 @@ export class FeatureClient {
         message: `${bitmap.byteLength} bytes, needs ${needed}`,
       });
     }
-    const pieceBytes = Math.floor((this.#door.maxReply - FEATURE_HEADER_SIZE - REPORT_INLINE_SIZE) / 8) * 8;
-    if (pieceBytes < 8)
-      throw new VfioError('EMSGSIZE', { operation: 'DMA_LOGGING_REPORT', field: 'max_data_xfer_size' });
-    const pieceLength = BigInt(pieceBytes) * 8n * pageSize;
-    let word = 0;
-    for (let offset = 0n; offset < length || offset === 0n; offset += pieceLength) {
-      const rest = length - offset;
-      const piece = { iova: iova + offset, length: rest < pieceLength ? rest : pieceLength, pageSize };
-      const words = Number(bitmapBytes(piece.length, pageSize)) / 4;
-      await this.#reportPiece(piece, bitmap.subarray(word, word + words));
-      word += words;
+    const room = this.#door.maxReply - FEATURE_HEADER_SIZE - REPORT_INLINE_SIZE;
+    if (needed <= BigInt(room)) return this.#reportPiece(asked, bitmap.subarray(0, Number(needed) / 4));
+    if (room < 8) throw new VfioError('EMSGSIZE', { operation: 'DMA_LOGGING_REPORT', field: 'max_data_xfer_size' });
+    const pieceLength = BigInt(2 ** Math.floor(Math.log2(room))) * 8n * pageSize;
+    for (let start = iova; start < iova + length; ) {
+      const cut = ((start + pageSize - 1n) / pieceLength + 1n) * pieceLength;
+      // The bits of a piece are those of the whole only where it begins at a whole report page.
+      const end = cut < iova + length ? cut - ((cut - iova) % pageSize) : iova + length;
+      const piece = { iova: start, length: end - start, pageSize };
+      const bits = new Uint32Array(Number(bitmapBytes(piece.length, pageSize)) / 4);
+      await this.#reportPiece(piece, bits);
+      orBits(bits, 0, bitmap, Number(bitOf(start, iova, pageSize)), Number(bitmapBits(piece.length, pageSize)));
+      start = end;
     }
   }
 

@@ -4,6 +4,7 @@ import {
   DEVICE_STATE_SIZE,
   decodeDeviceState,
   decodeFeatureRequest,
+  decodeRanges,
   decodeReportInline,
   decodeReportPointer,
   decodeStartInline,
@@ -19,6 +20,7 @@ import {
   type IovaRange,
   MIGRATION_SIZE,
   type Profile,
+  RANGE_SIZE,
   REPORT_INLINE_SIZE,
   REPORT_POINTER_SIZE,
   START_INLINE_SIZE,
@@ -151,10 +153,10 @@ const startByPointer: FeatureHandler = {
     const { pageSize, numRanges, rangesPointer } = decodeStartPointer(request.data);
     const checker = new RangeChecker(profile, pageSize, numRanges);
     for (let index = 0; index < numRanges; index++) {
-      const view = viewOf(memory.at(rangesPointer + BigInt(index) * 16n, 16));
-      checker.add({ iova: view.getBigUint64(0, true), length: view.getBigUint64(8, true) });
+      const address = rangesPointer + BigInt(index * RANGE_SIZE);
+      checker.add(() => decodeRanges(memory.at(address, RANGE_SIZE), 1)[0]!);
     }
-    return withPageSize(request.data, device.dma.log.start(pageSize, checker.ranges));
+    return withPageSize(request.data, device.dma.log.start(pageSize, checker.finish()));
   },
 };
 
@@ -163,8 +165,9 @@ const startInline: FeatureHandler = {
   set(request, { device, profile }) {
     const { pageSize, ranges } = decodeStartInline(request.data);
     const checker = new RangeChecker(profile, pageSize, ranges.length);
-    for (const range of ranges) checker.add(range);
-    const logged: readonly IovaRange[] | 'everything' = ranges.length === 0 ? 'everything' : ranges;
+    for (const range of ranges) checker.add(() => range);
+    requireReplyRoom(request, request.data.length, 'DMA_LOGGING_START');
+    const logged: readonly IovaRange[] | 'everything' = ranges.length === 0 ? 'everything' : checker.finish();
     return withPageSize(request.data, device.dma.log.start(pageSize, logged));
   },
 };

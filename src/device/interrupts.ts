@@ -16,10 +16,12 @@ export interface IrqInfo {
   count: number;
 }
 
+const NO_BITS = new Uint8Array(0);
+
 interface Vector {
   trigger: IrqTrigger | undefined;
   masked: boolean;
-  /** Raised while masked or, for INTx, still asserted. */
+  /** INTx: asserted. Messages: raised while there was no trigger. */
   pending: boolean;
 }
 
@@ -71,7 +73,6 @@ export class Interrupts {
       vector.trigger?.close();
       vector.trigger = trigger;
       vector.masked = false;
-      if (trigger === undefined && type !== PciIrq.INTX) vector.pending = false;
       this.#deliver(type, vector);
     }
   }
@@ -120,6 +121,42 @@ export class Interrupts {
     this.#vectors[type]?.[index]?.trigger?.signal();
   }
 
+  /** Raises a message interrupt; without a trigger it is kept until there is one. */
+  raiseOrKeep(type: number, index: number): void {
+    const vector = this.#vectors[type]?.[index];
+    if (vector === undefined) return;
+    vector.pending = true;
+    this.#deliver(type, vector);
+  }
+
+  /** The vectors that are kept, a bit each, in whole u64s: the form of MSI-X's pending bit array. */
+  pending(type: number): Uint8Array {
+    const vectors = this.#vectors[type] ?? [];
+    const bits = new Uint8Array(Math.ceil(vectors.length / 64) * 8);
+    for (const [index, vector] of vectors.entries()) {
+      if (vector.pending) bits[index >>> 3]! |= 1 << (index & 7);
+    }
+    return bits;
+  }
+
+  /** Keeps the vectors of {@link Interrupts.pending} and no others, and delivers none. */
+  keep(type: number, bits: Uint8Array): void {
+    for (const [index, vector] of (this.#vectors[type] ?? []).entries()) {
+      vector.pending = ((bits[index >>> 3] ?? 0) & (1 << (index & 7))) !== 0;
+    }
+  }
+
+  /** Delivers the vectors that are kept and have a trigger. */
+  deliverKept(type: number): void {
+    for (const vector of this.#vectors[type] ?? []) this.#deliver(type, vector);
+  }
+
+  /** Forgets the messages that are kept: a reset. */
+  clearPending(): void {
+    this.keep(PciIrq.MSI, NO_BITS);
+    this.keep(PciIrq.MSIX, NO_BITS);
+  }
+
   /** Sets INTx's level. */
   setIntxLevel(asserted: boolean): void {
     const vector = this.#vectors[PciIrq.INTX]![0];
@@ -134,8 +171,10 @@ export class Interrupts {
   }
 
   #deliver(type: number, vector: Vector): void {
-    if (type !== PciIrq.INTX || !vector.pending || vector.masked || vector.trigger === undefined) return;
-    vector.masked = true;
+    if (!vector.pending || vector.masked || vector.trigger === undefined) return;
+    // A level stays, and is masked until the host has seen it; a message is gone with its delivery.
+    if (type === PciIrq.INTX) vector.masked = true;
+    else vector.pending = false;
     vector.trigger.signal();
   }
 

@@ -57,6 +57,7 @@ export function localDoor(device: Device, profile: Profile): FeatureDoor {
   return {
     profile,
     maxReply: 64 * 1024 * 1024,
+    maxRequest: 64 * 1024 * 1024,
     request: message => dispatchFeature(device, profile, message, memory),
     lend: bytes => memory.lend(bytes),
     take: address => memory.take(address),

@@ -17,6 +17,10 @@ export interface MigratableModel {
    * @throws VfioError EINVAL; the device is then as it was.
    */
   load(state: Uint8Array): void;
+  /** How many bytes `saveStopped` would give; the device may be running. */
+  stoppedSize(): number;
+  /** The device is in ERROR: it must do nothing any more until it is reset. */
+  fail(): void;
 }
 
 /** Limits of a {@link MigrationMachine}. */
@@ -41,7 +45,8 @@ export class MigrationMachine {
   #moving = false;
   #epoch = 0;
   #outgoing: Uint8Array[] = [];
-  #incoming: Uint8Array[] = [];
+  /** Grows by doubling; the first `#incomingBytes` are what came. */
+  #incoming = new Uint8Array(0);
   #incomingBytes = 0;
 
   constructor(model: MigratableModel, flags: number, limits: MigrationLimits = {}) {
@@ -73,7 +78,7 @@ export class MigrationMachine {
       for (const next of path) await this.#hop(next, epoch);
     } catch (error) {
       if (error instanceof VfioError) throw error;
-      if (epoch === this.#epoch) this.#state = MigrationState.ERROR;
+      if (epoch === this.#epoch) this.fail();
       throw new VfioError('EIO', { operation: 'MIG_DEVICE_STATE', message: 'the device failed', cause: error });
     } finally {
       if (epoch === this.#epoch) this.#moving = false;
@@ -117,18 +122,12 @@ export class MigrationMachine {
   }
 
   #load(): void {
-    const state = new Uint8Array(this.#incomingBytes);
-    let offset = 0;
-    for (const piece of this.#incoming) {
-      state.set(piece, offset);
-      offset += piece.length;
-    }
-    this.#model.load(state);
+    this.#model.load(this.#incoming.subarray(0, this.#incomingBytes));
     this.#dropIncoming();
   }
 
   #dropIncoming(): void {
-    this.#incoming = [];
+    this.#incoming = new Uint8Array(0);
     this.#incomingBytes = 0;
   }
 
@@ -162,19 +161,20 @@ export class MigrationMachine {
         message: `more than ${this.#maxStateBytes} bytes of state`,
       });
     }
-    this.#incoming.push(bytes.slice());
-    this.#incomingBytes += bytes.length;
+    const size = this.#incomingBytes + bytes.length;
+    if (size > this.#incoming.length) {
+      const grown = new Uint8Array(Math.max(size, Math.min(2 * this.#incoming.length, this.#maxStateBytes)));
+      grown.set(this.#incoming);
+      this.#incoming = grown;
+    }
+    this.#incoming.set(bytes, this.#incomingBytes);
+    this.#incomingBytes = size;
   }
 
-  /** What a stop-copy would move now, in bytes; measured by saving, as these devices' states are small. */
+  /** What a stop-copy would move now, in bytes. */
   dataSize(): bigint {
-    if (isSaving(this.#state))
-      return this.#pendingBytes() + (this.#state === MigrationState.STOP_COPY ? 0n : this.#savedBytes());
-    return BigInt(this.#model.savePrecopy().length) + this.#savedBytes();
-  }
-
-  #savedBytes(): bigint {
-    return BigInt(this.#model.saveStopped().length);
+    const offered = isSaving(this.#state) ? this.#pendingBytes() : BigInt(this.#model.savePrecopy().length);
+    return this.#state === MigrationState.STOP_COPY ? offered : offered + BigInt(this.#model.stoppedSize());
   }
 
   #pendingBytes(): bigint {
@@ -196,6 +196,14 @@ export class MigrationMachine {
     this.#outgoing = [];
     this.#dropIncoming();
     this.#state = MigrationState.RUNNING;
+  }
+
+  /** The device failed in a way that only a reset mends: ERROR. */
+  fail(): void {
+    this.#state = MigrationState.ERROR;
+    this.#outgoing = [];
+    this.#dropIncoming();
+    this.#model.fail();
   }
 
   #wrongState(operation: string): VfioError {

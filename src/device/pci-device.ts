@@ -12,7 +12,13 @@ import {
   VfioError,
 } from '../uapi/index.js';
 import type { Device, RegionInfo } from './device.js';
-import { decodeDeviceImage, encodeDeviceImage, encodeIdentity } from './device-image.js';
+import {
+  type DeviceImage,
+  decodeDeviceImage,
+  deviceImageSize,
+  encodeDeviceImage,
+  encodeIdentity,
+} from './device-image.js';
 import { DmaPort } from './dma-port.js';
 import { Interrupts } from './interrupts.js';
 import { type MigratableModel, MigrationMachine } from './migration-machine.js';
@@ -68,7 +74,9 @@ export abstract class PciDevice implements Device {
   readonly hasLogging: boolean;
   readonly #config: PciConfigSpace;
   readonly #msixBar: number | undefined;
+  /** The BAR of the MSI-X table: entries, and behind them a pending bit for each. */
   readonly #msixTable: Uint8Array;
+  readonly #pendingOffset: number;
   readonly #identity: Uint8Array;
   #resets = 0;
 
@@ -77,6 +85,7 @@ export abstract class PciDevice implements Device {
     const vectors = options.msix?.vectors ?? 0;
     const hasIntx = options.intx ?? true;
     const pendingOffset = vectors * MSIX_ENTRY_SIZE;
+    this.#pendingOffset = pendingOffset;
     this.#msixBar = options.msix?.bar;
     this.#msixTable = new Uint8Array(nextPowerOfTwo(Math.max(4096, pendingOffset + Math.ceil(vectors / 64) * 8)));
     const bars = [...options.bars];
@@ -107,9 +116,15 @@ export abstract class PciDevice implements Device {
   protected onRun(): void {}
   /** The device must start nothing any more; done when its own work is at rest. DMA in flight is waited for in any case. */
   protected onQuiesce(): MaybePromise<void> {}
-  /** The author's own state, when the device is stopped. */
+  /**
+   * The author's own state. To tell its size (`stateSize`) it may also be asked for while the device runs: it must change nothing.
+   */
   protected saveState(): Uint8Array {
     return new Uint8Array(0);
+  }
+  /** How many bytes `saveState` would give. Worth answering more cheaply where a state is large. */
+  protected stateSize(): number {
+    return this.saveState().length;
   }
   /**
    * Takes what `saveState` gave at the other end.
@@ -119,8 +134,17 @@ export abstract class PciDevice implements Device {
     if (state.length !== 0) throw new VfioError('EINVAL', { operation: 'MIG_DATA_WRITE', message: 'unexpected state' });
   }
 
-  /** Raises MSI-X vector `vector` if the driver uses MSI-X; else asserts INTx, until {@link PciDevice.clearInterrupt}. */
+  /**
+   * Raises MSI-X vector `vector` if the driver uses MSI-X; else asserts INTx, until {@link PciDevice.clearInterrupt}. A vector that is enabled
+   * but has no trigger yet (its client is just coming back) is pending until it gets one.
+   *
+   * Vectors are masked by the VMM, which owns the MSI-X table that the guest sees (Linux vfio-pci); the table here only keeps its bytes.
+   */
   protected raiseInterrupt(vector: number): void {
+    if (this.#config.msixEnabled) {
+      this.interrupts.raiseOrKeep(PciIrq.MSIX, vector);
+      return;
+    }
     if (this.interrupts.isEnabled(PciIrq.MSIX)) {
       this.interrupts.raise(PciIrq.MSIX, vector);
       return;
@@ -139,6 +163,7 @@ export abstract class PciDevice implements Device {
     this.#checkAccess('REGION_READ', region, offset, into.length);
     if (region === PciRegion.CONFIG) return this.#config.read(offset, into);
     if (region === this.#msixBar) {
+      this.#msixTable.set(this.interrupts.pending(PciIrq.MSIX), this.#pendingOffset);
       into.set(this.#msixTable.subarray(offset, offset + into.length));
       return undefined;
     }
@@ -176,13 +201,19 @@ export abstract class PciDevice implements Device {
 
   async reset(): Promise<void> {
     this.dma.stop('the device is being reset');
-    await this.onQuiesce();
-    await this.dma.idle();
-    this.#config.reset();
-    this.#msixTable.fill(0);
-    this.clearInterrupt();
-    this.#followCommand();
-    await this.onReset();
+    try {
+      await this.onQuiesce();
+      await this.dma.idle();
+      this.#config.reset();
+      this.#msixTable.fill(0);
+      this.interrupts.clearPending();
+      this.clearInterrupt();
+      this.#followCommand();
+      await this.onReset();
+    } catch (error) {
+      this.migration?.fail();
+      throw error;
+    }
     this.migration?.reset();
     this.#resets++;
     this.dma.start();
@@ -198,6 +229,9 @@ export abstract class PciDevice implements Device {
     return {
       run: () => {
         this.dma.start();
+        // What was pending when the device was saved is delivered only where it runs.
+        this.#followCommand();
+        this.interrupts.deliverKept(PciIrq.MSIX);
         this.onRun();
       },
       quiesce: () => this.#quiesce(),
@@ -206,24 +240,30 @@ export abstract class PciDevice implements Device {
         encodeDeviceImage({
           config: this.#config.save(),
           msixTable: this.#msixTable,
-          intxLevel: this.interrupts.intxLevel,
+          pending: this.interrupts.pending(PciIrq.MSIX),
           state: this.saveState(),
         }),
       load: bytes => this.#load(bytes),
+      stoppedSize: () =>
+        deviceImageSize(CONFIG_SPACE_SIZE, this.#msixTable.length, this.interrupts.pending(PciIrq.MSIX).length) +
+        this.stateSize(),
+      fail: () => this.dma.stop('the device has failed'),
     };
   }
 
   async #quiesce(): Promise<void> {
     const resets = this.#resets;
     await this.onQuiesce();
-    await this.dma.idle();
     // A reset that came between has the device running again.
-    if (resets === this.#resets) this.dma.stop('the device is stopped for migration');
+    if (resets !== this.#resets) return;
+    // First nothing new, then what is in flight: the other way round a DMA could begin between the two.
+    this.dma.stop('the device is stopped for migration');
+    await this.dma.idle();
   }
 
   #load(bytes: Uint8Array): void {
     const image = decodeDeviceImage(bytes, this.#identity);
-    if (!this.#config.accepts(image.config) || image.msixTable.length !== this.#msixTable.length) {
+    if (!this.#config.accepts(image.config) || !this.#fits(image)) {
       throw new VfioError('EINVAL', {
         operation: 'MIG_DATA_WRITE',
         field: 'config',
@@ -233,8 +273,13 @@ export abstract class PciDevice implements Device {
     this.loadState(image.state);
     this.#config.load(image.config);
     this.#msixTable.set(image.msixTable);
-    this.#followCommand();
-    this.interrupts.setIntxLevel(image.intxLevel);
+    this.interrupts.keep(PciIrq.MSIX, image.pending);
+  }
+
+  #fits({ msixTable, pending }: DeviceImage): boolean {
+    return (
+      msixTable.length === this.#msixTable.length && pending.length === this.interrupts.pending(PciIrq.MSIX).length
+    );
   }
 }
 

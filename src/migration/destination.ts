@@ -12,6 +12,9 @@ import { BLOCK_SIZE, DigestKind, decodeHello, encodeHello, FrameType, STREAM_VER
 /** How many may be connected at a time, before one of them has shown to be the source. Each costs a buffer of a block. */
 const MOST_CONNECTIONS = 16;
 
+/** How long a connection may be without a HELLO, milliseconds. */
+const HELLO_MS = 5000;
+
 /** What a {@link MigrationReceiver} fills and starts. */
 export interface ReceiveOptions {
   /** Where to listen; default 127.0.0.1 and any port. The stream is neither encrypted nor authenticated. */
@@ -43,7 +46,7 @@ export class MigrationReceiver {
   readonly #finished: Promise<ReceiveReport>;
   #settle!: { resolve: (report: ReceiveReport) => void; reject: (error: unknown) => void };
   #claimed = false;
-  readonly #channels = new Set<FrameChannel>();
+  readonly #receptions = new Set<Reception>();
 
   private constructor(options: ReceiveOptions) {
     this.#options = options;
@@ -75,7 +78,8 @@ export class MigrationReceiver {
 
   /**
    * Done when the machine runs here.
-   * @throws VfioError why it does not. The devices are then reset, and memory holds whatever had come.
+   * @throws VfioError why it does not. Before GO the devices are then reset, and memory holds whatever had come; after it they are as the
+   *   failure left them.
    */
   finished(): Promise<ReceiveReport> {
     return this.#finished;
@@ -85,14 +89,15 @@ export class MigrationReceiver {
   async close(): Promise<void> {
     const error = new VfioError('ECANCELED', { operation: 'receive', message: 'the receiver was closed' });
     this.#server.close();
-    await Promise.all([...this.#channels].map(channel => channel.abort(error)));
+    await Promise.all([...this.#receptions].map(reception => reception.giveUp(error)));
     if (!this.#claimed) this.#settle.reject(error);
   }
 
   #accept(socket: Socket): void {
-    const channel = new FrameChannel(socket, this.#options.timeoutMs);
-    this.#channels.add(channel);
-    const reception = new Reception(this.#options, channel, () => this.#claim());
+    const reception = new Reception(this.#options, new FrameChannel(socket, this.#options.timeoutMs), () =>
+      this.#claim(),
+    );
+    this.#receptions.add(reception);
     void reception
       .run()
       .then(
@@ -103,9 +108,15 @@ export class MigrationReceiver {
         },
       )
       .finally(() => {
-        this.#channels.delete(channel);
-        if (reception.hasMachine) this.#server.close();
+        this.#receptions.delete(reception);
+        if (reception.hasMachine) this.#finish();
       });
+  }
+
+  #finish(): void {
+    this.#server.close();
+    const error = new VfioError('EBUSY', { operation: 'receive', message: 'another migration came first' });
+    for (const other of this.#receptions) void other.giveUp(error);
   }
 
   /** The first source that fits gets the machine's place; the others hear that it is taken. */
@@ -124,6 +135,8 @@ class Reception {
   readonly #report: ReceiveReport = { pagesReceived: 0, stateBytes: 0, loadMs: 0, resumeMs: 0 };
   /** Whether this is the one that fills memory and devices. */
   hasMachine = false;
+  /** The machine is this end's, and stays so whatever becomes of the connection. */
+  #hasGo = false;
 
   /** @param claim takes the machine's place, or throws */
   constructor(options: ReceiveOptions, channel: FrameChannel, claim: () => void) {
@@ -135,19 +148,32 @@ class Reception {
   async run(): Promise<ReceiveReport> {
     try {
       await this.#agree();
-      for (const device of this.#options.devices) await device.features.setMigrationState(MigrationState.RESUMING);
+      await this.#setAll(MigrationState.RESUMING);
       await this.#receive();
       await this.#load();
       await this.#waitForGo();
+      await this.#resume();
     } catch (error) {
       const failure = asVfioError(error, 'receive');
-      await this.#channel.abort(failure);
-      if (this.hasMachine) await Promise.allSettled(this.#options.devices.map(device => device.reset()));
+      await this.#channel.abort({ error: failure, mayRun: this.#hasGo });
+      if (this.hasMachine && !this.#hasGo)
+        await Promise.allSettled(this.#options.devices.map(device => device.reset()));
       throw failure;
     }
-    // GO was said: the machine is ours, and stays ours whatever becomes of the connection.
-    await this.#resume();
+    await this.#channel.send(FrameType.RESUMED).catch(() => {});
+    await this.#channel.end();
+    this.#channel.destroy();
     return this.#report;
+  }
+
+  /** Takes no GO any more, tells the source, and closes. Once GO was taken the machine runs here, and nothing is done. */
+  async giveUp(error: VfioError): Promise<void> {
+    if (this.#hasGo) return;
+    await this.#channel.abort({ error, mayRun: false });
+  }
+
+  async #setAll(state: MigrationState): Promise<void> {
+    for (const device of this.#options.devices) await device.features.setMigrationState(state);
   }
 
   async #agree(): Promise<void> {
@@ -157,8 +183,18 @@ class Reception {
       pageSize: PAGE_SIZE,
       memory: memory.ranges,
       devices: await Promise.all(devices.map(device => device.features.migrationFlags())),
+      timeoutMs: this.#channel.timeoutMs,
     };
-    checkHello(ours, decodeHello(await this.#channel.expect(FrameType.HELLO)));
+    // A source has its HELLO ready; whoever lets one byte a minute trickle in is none.
+    const late = new VfioError('ETIMEDOUT', { operation: 'HELLO', message: `did not come within ${HELLO_MS} ms` });
+    const deadline = setTimeout(() => this.#channel.destroy(late), HELLO_MS);
+    try {
+      const theirs = decodeHello(await this.#channel.expect(FrameType.HELLO));
+      checkHello(ours, theirs);
+      this.#channel.keepAlive(theirs.timeoutMs);
+    } finally {
+      clearTimeout(deadline);
+    }
     this.#claim();
     this.hasMachine = true;
     await this.#channel.send(FrameType.HELLO, encodeHello(ours));
@@ -176,12 +212,22 @@ class Reception {
           break;
         case FrameType.PASS:
           break;
+        case FrameType.RESTART:
+          await this.#restart();
+          break;
         case FrameType.SWITCH:
           return;
         default:
           throw unexpected(type, 'memory or state');
       }
     }
+  }
+
+  /** Only a reset leaves RESUMING with its data forgotten. */
+  async #restart(): Promise<void> {
+    for (const device of this.#options.devices) await device.reset();
+    await this.#setAll(MigrationState.RESUMING);
+    this.#report.stateBytes = 0;
   }
 
   async #takeState(payload: Uint8Array): Promise<void> {
@@ -202,7 +248,7 @@ class Reception {
 
   async #load(): Promise<void> {
     const startedAt = performance.now();
-    for (const device of this.#options.devices) await device.features.setMigrationState(MigrationState.STOP);
+    await this.#setAll(MigrationState.STOP);
     this.#report.loadMs = performance.now() - startedAt;
     await this.#channel.send(FrameType.READY);
   }
@@ -210,7 +256,12 @@ class Reception {
   async #waitForGo(): Promise<void> {
     while (true) {
       const { type, payload } = await this.#channel.next();
-      if (type === FrameType.GO) return;
+      if (type === FrameType.GO) {
+        // Either GO is taken or this end has given up: the source may rely on it. Nothing waits between the two lines.
+        this.#channel.throwIfGivenUp();
+        this.#hasGo = true;
+        return;
+      }
       if (type !== FrameType.VERIFY) throw unexpected(type, 'VERIFY or GO');
       requireBytes(payload, 4, 'VERIFY');
       const kind = viewOf(payload).getUint32(0, true);
@@ -223,10 +274,7 @@ class Reception {
 
   async #resume(): Promise<void> {
     const startedAt = performance.now();
-    for (const device of this.#options.devices) await device.features.setMigrationState(MigrationState.RUNNING);
+    await this.#setAll(MigrationState.RUNNING);
     this.#report.resumeMs = performance.now() - startedAt;
-    await this.#channel.send(FrameType.RESUMED).catch(() => {});
-    await this.#channel.end();
-    this.#channel.destroy();
   }
 }

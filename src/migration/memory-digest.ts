@@ -53,7 +53,7 @@ async function* pieces(memory: MachineMemory): AsyncGenerator<Uint8Array> {
       const bytes = buffer.subarray(0, Math.min(PIECE_PAGES, pages - page) * PAGE_SIZE);
       memory.read(range, page, bytes);
       yield bytes;
-      if (page % (64 * PIECE_PAGES) === 0) await new Promise(resolve => setImmediate(resolve));
+      if (page % (16 * PIECE_PAGES) === 0) await new Promise(resolve => setImmediate(resolve));
     }
   }
 }

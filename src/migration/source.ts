@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { performance } from 'node:perf_hooks';
 import { RunCursor } from '../bitmap/index.js';
-import type { DeviceHandle } from '../device/index.js';
+import { type DeviceHandle, isRunning } from '../device/index.js';
 import { DirtySet, LoggingSession, type Tracker, TrackerUnion } from '../tracker/index.js';
 import {
   asVfioError,
@@ -10,6 +10,7 @@ import {
   MIGRATION_PRE_COPY,
   MIGRATION_STOP_COPY,
   MigrationState,
+  migrationStateName,
   VfioError,
   viewOf,
 } from '../uapi/index.js';
@@ -41,9 +42,9 @@ export interface MigrateOptions {
    * keep the machine stopped while hashing. Default `off`.
    */
   verify?: 'off' | 'abort' | 'report';
-  /** How long the destination may be silent, milliseconds; default 60,000. */
+  /** How long the destination may be silent, or out of reach, milliseconds; default 60,000. */
   timeoutMs?: number;
-  /** Gives up: the machine then runs on at the source. Too late once the destination was told to run. */
+  /** Gives up, at once and in any phase: the machine then runs on at the source. Too late once the destination was told to run. */
   signal?: AbortSignal;
   onEvent?: (event: MigrationEvent) => void;
 }
@@ -52,7 +53,10 @@ export interface MigrateOptions {
  * Moves a running machine: pre-copy passes until the rest fits the downtime limit, then stop-and-copy, then the destination runs.
  *
  * The source gives the machine away with one word, GO, which it sends only after the destination has said that it has loaded everything.
- * Before GO every failure ends with the machine running at the source. After GO the source never runs it again.
+ * Before GO every failure ends with the machine running at the source. After GO the source never runs it again, unless the destination
+ * says that it has not taken it.
+ *
+ * Every device must be in state RUNNING. One that is not (a machine that was moved away already) is left as it is.
  *
  * @returns how it ended, whatever happens; only wrong arguments throw
  * @throws VfioError EINVAL for wrong arguments
@@ -63,6 +67,9 @@ export async function migrate(options: MigrateOptions): Promise<MigrationReport>
   if (!(Number.isInteger(maxPasses) && maxPasses > 0)) throw badOption('maxPasses', maxPasses);
   return new MigrationSource(options, { downtimeLimitMs, maxPasses }).run();
 }
+
+/** Devices that a migration in this process is moving. Two at a time would each undo what the other does. */
+const moving = new WeakSet<DeviceHandle>();
 
 /** The pass limit was reached: no failure, but no migration either. */
 class NotConverged extends Error {}
@@ -77,6 +84,13 @@ class MigrationSource {
   #channel: FrameChannel | undefined;
   #answer: Promise<Frame> | undefined;
   #peerFailure: unknown;
+  /** Devices were found running, and are this migration's from here on. */
+  #holdsDevices = false;
+  /** GO is on its way: the machine is the destination's. */
+  #given = false;
+  /** Rejects when the caller gives up. */
+  readonly #interrupted: Promise<never>;
+  #interrupt: (error: VfioError) => void = () => {};
   #flags: number[] = [];
   #lastCollectAt = 0;
   #collectMs = 0;
@@ -88,8 +102,15 @@ class MigrationSource {
     this.#limits = limits;
     this.#tracker = new TrackerUnion(
       options.trackers ??
-        options.devices.map(device => new LoggingSession(device.features, { name: `DMA log of ${device.target}` })),
+        options.devices.map(
+          // Whoever logs on a device that nobody else migrates has died.
+          ({ features, target }) => new LoggingSession(features, { name: `DMA log of ${target}`, takeOver: true }),
+        ),
     );
+    this.#interrupted = new Promise((_, reject) => {
+      this.#interrupt = reject;
+    });
+    this.#interrupted.catch(() => {});
     this.#block = new MemoryBlock(options.memory);
     this.#report = {
       outcome: 'failed',
@@ -112,16 +133,34 @@ class MigrationSource {
   }
 
   async run(): Promise<MigrationReport> {
+    const onAbort = () => this.#giveUpBecauseAsked();
+    this.#options.signal?.addEventListener('abort', onAbort, { once: true });
+    if (this.#options.signal?.aborted) onAbort();
     try {
       await this.#move();
       this.#report.outcome = 'moved';
       this.#report.runningAt = 'destination';
-      await this.#letGo();
     } catch (error) {
       await this.#giveUp(error);
+    } finally {
+      this.#options.signal?.removeEventListener('abort', onAbort);
     }
+    if (this.#report.outcome === 'moved') await this.#letGo();
+    if (this.#holdsDevices) for (const device of this.#options.devices) moving.delete(device);
     this.#report.totalMs = performance.now() - this.#startedAt;
     return this.#report;
+  }
+
+  #giveUpBecauseAsked(): void {
+    if (this.#given) return;
+    const error = new VfioError('ECANCELED', { operation: 'migrate', message: 'it was given up here' });
+    this.#channel?.giveUp(error);
+    this.#interrupt(error);
+  }
+
+  /** Waits for what may take long, but not longer than the caller wants. */
+  #orInterrupted<T>(work: Promise<T>): Promise<T> {
+    return Promise.race([work, this.#interrupted]);
   }
 
   async #move(): Promise<void> {
@@ -131,16 +170,13 @@ class MigrationSource {
     await this.#tracker.start(dirty.ranges);
     this.#lastCollectAt = performance.now();
     await this.#startPrecopy();
-    await this.#precopy(dirty);
-    const stoppedAt = performance.now();
-    this.#enter('stop-and-copy');
-    await this.#stopDevices();
+    dirty.markAll();
+    const stoppedAt = await this.#precopyUntilStopped(dirty);
     await this.#lastPass(dirty);
     await this.#channelOrFail().send(FrameType.SWITCH);
     await this.#expect(FrameType.READY);
     const readyAt = performance.now();
     await this.#verify();
-    this.#options.signal?.throwIfAborted();
     this.#enter('switch');
     const goAt = performance.now();
     await this.#go();
@@ -149,22 +185,33 @@ class MigrationSource {
 
   async #connect(): Promise<void> {
     this.#enter('connect');
-    this.#options.signal?.throwIfAborted();
-    this.#flags = await Promise.all(this.#options.devices.map(device => requireMigratable(device)));
-    const socket = connect(this.#options.to);
-    const channel = new FrameChannel(socket, this.#options.timeoutMs);
+    const { devices, memory, to, timeoutMs } = this.#options;
+    this.#flags = await Promise.all(devices.map(device => requireMigratable(device)));
+    for (const device of devices) await requireRunning(device);
+    for (const device of devices) moving.add(device);
+    this.#holdsDevices = true;
+    const socket = connect(to);
+    const channel = new FrameChannel(socket, timeoutMs);
     this.#channel = channel;
+    const deadline = AbortSignal.timeout(channel.timeoutMs);
+    await this.#orInterrupted(once(socket, 'connect', { signal: deadline })).catch((error: unknown) => {
+      throw deadline.aborted
+        ? new VfioError('ETIMEDOUT', { operation: 'connect', message: `${to.host}:${to.port}` })
+        : error;
+    });
     const hello: Hello = {
       version: STREAM_VERSION,
       pageSize: PAGE_SIZE,
-      memory: this.#options.memory.ranges,
+      memory: memory.ranges,
       devices: this.#flags,
+      timeoutMs: channel.timeoutMs,
     };
-    await once(socket, 'connect');
     const sentAt = performance.now();
     await channel.send(FrameType.HELLO, encodeHello(hello));
-    checkHello(hello, decodeHello(await channel.expect(FrameType.HELLO)));
+    const theirs = decodeHello(await this.#orInterrupted(channel.expect(FrameType.HELLO)));
+    checkHello(hello, theirs);
     this.#roundTripMs = performance.now() - sentAt;
+    channel.keepAlive(theirs.timeoutMs);
     this.#listen();
   }
 
@@ -177,7 +224,7 @@ class MigrationSource {
   }
 
   async #expect(type: FrameType): Promise<Uint8Array> {
-    const frame = await this.#answer!;
+    const frame = await this.#orInterrupted(this.#answer!);
     if (frame.type !== type) throw unexpected(frame.type, 'an answer');
     const payload = frame.payload.slice();
     this.#listen();
@@ -188,15 +235,48 @@ class MigrationSource {
     for (const [index, device] of this.#options.devices.entries()) {
       if ((this.#flags[index]! & MIGRATION_PRE_COPY) === 0) continue;
       await device.features.setMigrationState(MigrationState.PRE_COPY);
-      await this.#sendState(index, device);
+      await this.#sendState(index, device, MOST_PRECOPY_STATE);
     }
+  }
+
+  /**
+   * Passes while the machine runs, until the rest fits the downtime limit and the machine is stopped; the rest is then in `dirty`.
+   *
+   * The last reading of the logs, after the stop, may bring far more than was expected: a device that loses its log at that moment makes
+   * everything dirty. Then the machine runs again, and the passes go on.
+   *
+   * @returns when the stop began
+   */
+  async #precopyUntilStopped(dirty: DirtySet): Promise<number> {
+    while (true) {
+      await this.#precopy(dirty);
+      const stoppedAt = performance.now();
+      this.#enter('stop-and-copy');
+      await this.#stopDevices();
+      await this.#collect(dirty);
+      if (await this.#fits(dirty)) return stoppedAt;
+      await this.#runAgain();
+    }
+  }
+
+  /** Whether what is dirty now is near enough to what was expected. */
+  async #fits(dirty: DirtySet): Promise<boolean> {
+    const estimate = await this.#estimate(dirty.count());
+    return estimate <= this.#limits.downtimeLimitMs || estimate <= 2 * this.#report.estimatedDowntimeMs;
+  }
+
+  async #runAgain(): Promise<void> {
+    if (this.#report.passes.length >= this.#limits.maxPasses) throw new NotConverged();
+    for (const device of this.#options.devices) await device.features.setMigrationState(MigrationState.RUNNING);
+    await this.#channelOrFail().send(FrameType.RESTART);
+    this.#enter('pre-copy');
+    await this.#startPrecopy();
   }
 
   /** Passes while the machine runs. Returns when the rest, which is then in `dirty`, fits the downtime limit. */
   async #precopy(dirty: DirtySet): Promise<void> {
-    dirty.markAll();
-    for (let pass = 0; ; pass++) {
-      const report = await this.#sendPass(pass, dirty);
+    while (true) {
+      const report = await this.#sendPass(dirty);
       await this.#collect(dirty);
       const collectedAt = performance.now();
       report.dirtyPages = dirty.count();
@@ -206,7 +286,7 @@ class MigrationSource {
       report.estimatedDowntimeMs = estimate;
       this.#report.estimatedDowntimeMs = estimate;
       this.#emit({ event: 'pass', ...report });
-      const decision = decide(estimate, pass + 1, this.#limits);
+      const decision = decide(estimate, this.#report.passes.length, this.#limits);
       if (decision === 'switch') return;
       if (decision === 'give-up') throw new NotConverged();
     }
@@ -242,23 +322,27 @@ class MigrationSource {
 
   /** What was left, and what the devices wrote until they stopped; then their states. */
   async #lastPass(dirty: DirtySet): Promise<void> {
-    await this.#collect(dirty);
-    const report = await this.#sendPass(this.#report.passes.length, dirty);
+    const report = await this.#sendPass(dirty);
     this.#emit({ event: 'pass', ...report });
-    for (const [index, device] of this.#options.devices.entries()) await this.#sendState(index, device);
+    for (const [index, device] of this.#options.devices.entries()) {
+      await this.#sendState(index, device, Number.POSITIVE_INFINITY);
+    }
   }
 
-  async #sendState(index: number, device: DeviceHandle): Promise<void> {
-    while (true) {
+  /** @param most bytes; a running device may have more to say for ever */
+  async #sendState(index: number, device: DeviceHandle, most: number): Promise<void> {
+    for (let sent = 0; sent < most; ) {
       const data = await device.readMigrationData(STATE_PIECE);
       if (data.length === 0) return;
       await this.#channelOrFail().sendDeviceState(index, data);
+      sent += data.length;
       this.#report.stateBytes += data.length;
     }
   }
 
   /** Sends the pages of `dirty`, and leaves it clean. */
-  async #sendPass(pass: number, dirty: DirtySet): Promise<PassReport> {
+  async #sendPass(dirty: DirtySet): Promise<PassReport> {
+    const pass = this.#report.passes.length;
     const channel = this.#channelOrFail();
     const bytesBefore = channel.bytesSent;
     const startedAt = performance.now();
@@ -282,7 +366,6 @@ class MigrationSource {
 
   async #sendBlock(progress: PassProgress): Promise<void> {
     if (this.#peerFailure !== undefined) throw this.#peerFailure;
-    if (this.#report.phase === 'pre-copy') this.#options.signal?.throwIfAborted();
     const pages = this.#block.pages;
     await this.#channelOrFail().sendFilled(FrameType.MEMORY, this.#block.payloadSize, into => this.#block.encode(into));
     progress.pagesSent += pages;
@@ -367,40 +450,56 @@ class MigrationSource {
   }
 
   async #go(): Promise<void> {
+    // What the destination has said meanwhile must be heard first: it may have given up.
+    await new Promise(resolve => setImmediate(resolve));
+    if (this.#peerFailure !== undefined) throw this.#peerFailure;
     // A send that throws has written nothing. One that does not may arrive or not: from then on the machine is not ours.
     await this.#channelOrFail().send(FrameType.GO);
+    this.#given = true;
     this.#report.runningAt = 'unknown';
     await this.#expect(FrameType.RESUMED);
   }
 
   /** The machine runs elsewhere: what is left here is stopped for good. Failing at it harms nobody. */
   async #letGo(): Promise<void> {
-    await this.#tracker.stop().catch(() => {});
+    await settle(() => this.#tracker.stop());
     for (const device of this.#options.devices) {
-      await device.features.setMigrationState(MigrationState.STOP).catch(() => {});
+      await settle(() => device.features.setMigrationState(MigrationState.STOP));
     }
-    await this.#channelOrFail().end();
-    this.#channelOrFail().destroy();
+    await this.#channel?.end();
+    this.#channel?.destroy();
   }
 
+  /** The machine first: the destination cannot run it without GO. Then whoever else must know. */
   async #giveUp(cause: unknown): Promise<void> {
     const report = this.#report;
     const converged = !(cause instanceof NotConverged);
-    report.error = converged ? asVfioError(this.#peerFailure ?? cause, 'migrate') : undefined;
-    if (isAbort(cause))
-      report.error = new VfioError('ECANCELED', { operation: 'migrate', message: 'it was given up here', cause });
     report.outcome = converged ? 'failed' : 'not-converged';
-    const toldToRun = report.runningAt === 'unknown';
+    report.error = converged ? asVfioError(this.#causeOf(cause), 'migrate') : undefined;
     const word = report.error ?? new VfioError('ETIMEDOUT', { operation: 'migrate', message: 'it did not converge' });
-    await this.#channel?.abort(word);
-    await this.#tracker.stop().catch(() => {});
-    if (!toldToRun) report.runningAt = (await this.#resumeDevices()) ? 'source' : 'nowhere';
+    this.#channel?.giveUp(word);
+    if (this.#channel?.peerAbort?.mayRun === false) this.#given = false;
+    report.runningAt = await this.#whereItRuns();
+    await settle(() => this.#tracker.stop());
+    await this.#channel?.abort({ error: word, mayRun: false });
   }
 
-  /** Whether all devices run again. They are asked even when nothing was done to them yet: one of them may be gone. */
-  async #resumeDevices(): Promise<boolean> {
-    const resumed = await Promise.all(this.#options.devices.map(device => resumeDevice(device)));
-    return resumed.every(Boolean);
+  /** What the destination said is nearer to the cause than that the connection is gone. */
+  #causeOf(cause: unknown): unknown {
+    const wasAsked = cause instanceof VfioError && cause.errno === 'ECANCELED';
+    return wasAsked ? cause : (this.#peerFailure ?? cause);
+  }
+
+  async #whereItRuns(): Promise<MigrationReport['runningAt']> {
+    if (this.#given) return 'unknown';
+    // Devices that were never this migration's are only asked: they may belong to another, or have been moved away.
+    if (!this.#holdsDevices) return (await this.#allAre(isRunningHere)) ? 'source' : 'unknown';
+    return (await this.#allAre(resumeDevice)) ? 'source' : 'nowhere';
+  }
+
+  async #allAre(so: (device: DeviceHandle) => Promise<boolean>): Promise<boolean> {
+    const answers = await Promise.allSettled(this.#options.devices.map(so));
+    return answers.every(answer => answer.status === 'fulfilled' && answer.value);
   }
 
   #enter(phase: MigrationPhase): void {
@@ -417,6 +516,9 @@ class MigrationSource {
     return this.#channel;
   }
 }
+
+/** Bytes of state that are taken from a device while it runs; what is left comes when it is stopped. */
+const MOST_PRECOPY_STATE = 64 * 1024 * 1024;
 
 /** Bytes of a device's state asked for at a time; below what a vfio-user message takes. */
 const STATE_PIECE = 512 * 1024;
@@ -442,13 +544,33 @@ async function requireMigratable(device: DeviceHandle): Promise<number> {
   return flags;
 }
 
+/** @throws VfioError EBUSY while another migration moves the device; EINVAL for one that does not run here */
+async function requireRunning(device: DeviceHandle): Promise<void> {
+  if (moving.has(device)) {
+    throw new VfioError('EBUSY', { operation: 'migrate', message: `${device.target} is being migrated` });
+  }
+  const state = await device.features.migrationState();
+  if (state !== MigrationState.RUNNING) {
+    const message = `${device.target} does not run here: it is in state ${migrationStateName(state)}`;
+    throw new VfioError('EINVAL', { operation: 'migrate', field: 'devices', message });
+  }
+}
+
+async function isRunningHere(device: DeviceHandle): Promise<boolean> {
+  if ((await device.features.migrationFlags()) === 0) return true;
+  return isRunning((await device.features.migrationState()) as MigrationState);
+}
+
 async function resumeDevice(device: DeviceHandle): Promise<boolean> {
+  await device.features.setMigrationState(MigrationState.RUNNING);
+  return true;
+}
+
+async function settle(work: () => Promise<void>): Promise<void> {
   try {
-    await device.features.setMigrationState(MigrationState.RUNNING);
-    return true;
-  } catch (error) {
-    // A device that cannot migrate was never stopped.
-    return error instanceof VfioError && error.errno === 'ENOTTY';
+    await work();
+  } catch {
+    // There is nobody left to tell, and nothing that could still be done.
   }
 }
 
@@ -460,10 +582,6 @@ async function dataSize(device: DeviceHandle): Promise<number> {
     if (error instanceof VfioError && error.errno !== 'ECONNRESET') return 0;
     throw error;
   }
-}
-
-function isAbort(error: unknown): boolean {
-  return error instanceof Error && error.name === 'AbortError';
 }
 
 function badOption(field: string, value: unknown): VfioError {

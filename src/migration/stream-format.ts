@@ -13,9 +13,9 @@ import { type IovaRange, VfioError, viewOf } from '../uapi/index.js';
  * Worked example, the empty GO frame as the fourth of its direction: 44 4d 4c 47 · 06 00 · 00 00 · 00 00 00 00 · 03 00 00 00 ·
  * 00 00 00 00 (CRC-32 of nothing) · CRC-32 of those 20 bytes.
  *
- * Source to destination:  HELLO, { MEMORY… DEVICE_STATE… PASS }…, MEMORY…, DEVICE_STATE…, SWITCH, [VERIFY…], GO
+ * Source to destination:  HELLO, { MEMORY… DEVICE_STATE… PASS [RESTART] }…, MEMORY…, DEVICE_STATE…, SWITCH, [VERIFY…], GO
  * Destination to source:  HELLO, READY, [DIGEST…], RESUMED
- * Either way, instead of any of these: ABORT.
+ * Either way, at any time: KEEP_ALIVE; and instead of anything: ABORT.
  */
 
 /** The version of this stream. Only equal versions talk. */
@@ -53,8 +53,12 @@ export const FrameType = {
   VERIFY: 9,
   /** A part of the digest asked for. */
   DIGEST: 10,
-  /** The sender gives up. JSON: { errno, message }. */
+  /** The sender gives up. JSON: { errno, message, mayRun }; see {@link Abort}. */
   ABORT: 11,
+  /** The devices' states that came so far are void: the source lets its devices run again. Empty. */
+  RESTART: 12,
+  /** The sender is there, and busy. Empty. */
+  KEEP_ALIVE: 13,
 } as const;
 
 /** A {@link FrameType}'s number. */
@@ -84,6 +88,8 @@ export interface Hello {
   memory: IovaRange[];
   /** MIGRATION flags of each device, in order. Both ends must have as many. */
   devices: number[];
+  /** How long this end waits for a sign of life, milliseconds. */
+  timeoutMs: number;
 }
 
 /** A frame's header, taken apart. */
@@ -141,13 +147,14 @@ export function encodeHello(hello: Hello): Uint8Array {
 /** Reverse of {@link encodeHello}. @throws VfioError EBADMSG */
 export function decodeHello(payload: Uint8Array): Hello {
   const value = parseJson(payload) as Partial<Record<keyof Hello, unknown>>;
-  const { version, pageSize, memory, devices } = value;
+  const { version, pageSize, memory, devices, timeoutMs } = value;
   const isNumber = (item: unknown): item is number => Number.isInteger(item);
   if (!isNumber(version) || !isNumber(pageSize) || !Array.isArray(memory) || !Array.isArray(devices)) {
     throw badFrame('HELLO', 'a member is missing or of a wrong type');
   }
   if (!devices.every(isNumber)) throw badFrame('devices', 'flags must be numbers');
-  return { version, pageSize, memory: memory.map(decodeRange), devices };
+  if (!isNumber(timeoutMs) || timeoutMs < 1) throw badFrame('timeoutMs', 'must be a whole number of milliseconds');
+  return { version, pageSize, memory: memory.map(decodeRange), devices, timeoutMs };
 }
 
 function decodeRange(item: unknown): IovaRange {
@@ -157,18 +164,34 @@ function decodeRange(item: unknown): IovaRange {
   return { iova: BigInt(item[0]), length: BigInt(item[1]) };
 }
 
-/** ABORT's payload. */
-export function encodeAbort(error: VfioError): Uint8Array {
-  return new TextEncoder().encode(JSON.stringify({ errno: error.errno, message: error.message }));
+/** What an ABORT says. */
+export interface Abort {
+  error: VfioError;
+  /**
+   * Whether the machine may run, or have run, at the sender's end: a destination that had taken GO. Without it the source may run the machine
+   * again, because whoever sends ABORT takes no more words.
+   */
+  mayRun: boolean;
 }
 
-/** Reverse of {@link encodeAbort}, as the error to throw here: ECONNABORTED, with the peer's words. */
-export function decodeAbort(payload: Uint8Array): VfioError {
-  const { message } = parseJson(payload) as { message?: unknown };
-  return new VfioError('ECONNABORTED', {
+/** Most characters of an ABORT's text: it must fit a frame whatever the error quotes. */
+const MOST_WORDS = 2000;
+
+/** ABORT's payload. */
+export function encodeAbort({ error, mayRun }: Abort): Uint8Array {
+  const message = error.message.slice(0, MOST_WORDS);
+  return new TextEncoder().encode(JSON.stringify({ errno: error.errno, message, mayRun }));
+}
+
+/** Reverse of {@link encodeAbort}; the error is the one to throw here: ECONNABORTED, with the peer's words. @throws VfioError EBADMSG */
+export function decodeAbort(payload: Uint8Array): Abort {
+  const { message, mayRun } = parseJson(payload) as { message?: unknown; mayRun?: unknown };
+  const words = typeof message === 'string' ? message.slice(0, MOST_WORDS) : 'no reason given';
+  const error = new VfioError('ECONNABORTED', {
     operation: 'migration stream',
-    message: `the other end gave up: ${typeof message === 'string' ? message.slice(0, 2000) : 'no reason given'}`,
+    message: `the other end gave up: ${words}`,
   });
+  return { error, mayRun: mayRun !== false };
 }
 
 function parseJson(payload: Uint8Array): object {

@@ -2,10 +2,11 @@ import type { FeatureClient } from '../device/index.js';
 import { mergeRanges } from '../log/index.js';
 import { asVfioError, type IovaRange, VfioError } from '../uapi/index.js';
 import { DirtySet } from './dirty-set.js';
+import { reportInto } from './report-into.js';
 import type { LostLog, Tracker } from './tracker.js';
 
-/** What fits a vfio-user message of 1 MiB, which every server takes. */
-const MOST_RANGES = 32_768;
+/** Devices whose log a session of this process reads. A log that two read is half empty for each. */
+const inUse = new WeakSet<FeatureClient>();
 
 /** How a {@link LoggingSession} asks. */
 export interface LoggingSessionOptions {
@@ -13,6 +14,11 @@ export interface LoggingSessionOptions {
   name?: string;
   /** START's page size hint, in bytes; default 4096. Reports come at the page size of the set they go into. */
   pageSize?: bigint;
+  /**
+   * Whether a device that is already logging is stopped first. That is right after its last user has died, and wrong while another one uses
+   * the log: whoever reads it clears it for the other. Default: such a device's EINVAL is thrown.
+   */
+  takeOver?: boolean;
 }
 
 /** One report for people: {@link LoggingSession.reports}. */
@@ -38,15 +44,18 @@ export class LoggingSession implements Tracker {
   readonly name: string;
   readonly #features: FeatureClient;
   readonly #hint: bigint;
+  readonly #takeOver: boolean;
   #ranges: IovaRange[] = [];
   #pageSize = 0n;
   #started = false;
+  #holdsDevice = false;
   #turn: Promise<unknown> = Promise.resolve();
 
   constructor(features: FeatureClient, options: LoggingSessionOptions = {}) {
     this.name = options.name ?? 'dma log';
     this.#features = features;
     this.#hint = options.pageSize ?? 4096n;
+    this.#takeOver = options.takeOver ?? false;
   }
 
   /** The page size that the device chose, in bytes; 0 while not started. */
@@ -60,24 +69,42 @@ export class LoggingSession implements Tracker {
   }
 
   /**
-   * START. Ranges are merged to what the profile takes (contract rule 11).
+   * START. Ranges are merged to what the device takes (contract rule 11).
    *
-   * A device that is still logging for somebody who died is stopped first: its log is of no use to anybody.
-   *
-   * @throws VfioError as the device answers; EINVAL for a session that is started already
+   * @param ranges none: every write is logged, where the profile has that (contract rule 12)
+   * @throws VfioError as the device answers; EBUSY when another session in this process is on the same device; EINVAL for a session that is
+   *   started already
    */
   start(ranges: readonly IovaRange[]): Promise<void> {
     return this.#inTurn(async () => {
-      if (this.#started)
-        throw new VfioError('EINVAL', { operation: 'DMA_LOGGING_START', message: `${this.name} is started` });
+      const operation = 'DMA_LOGGING_START';
+      if (this.#started) throw new VfioError('EINVAL', { operation, message: `${this.name} is started` });
+      if (!this.#holdsDevice && inUse.has(this.#features)) {
+        throw new VfioError('EBUSY', { operation, message: 'another session reads the log of this device' });
+      }
+      // A log that this session started and could not restart is its own to stop.
+      const takeOver = this.#takeOver || this.#holdsDevice;
+      this.#holdsDevice = true;
+      inUse.add(this.#features);
       this.#ranges = ranges.map(range => ({ ...range }));
       try {
-        await this.#startDevice();
+        await this.#startOrTakeOver(takeOver);
       } catch (error) {
-        if (!(await this.#stopDevice())) throw error;
-        await this.#startDevice();
+        this.#holdsDevice = false;
+        inUse.delete(this.#features);
+        throw error;
       }
     });
+  }
+
+  async #startOrTakeOver(takeOver: boolean): Promise<void> {
+    try {
+      await this.#startDevice();
+    } catch (error) {
+      const mayBeStarted = error instanceof VfioError && error.errno === 'EINVAL';
+      if (!takeOver || !mayBeStarted || !(await this.#stopDevice())) throw error;
+      await this.#startDevice();
+    }
   }
 
   /** See {@link Tracker.collect}. */
@@ -87,12 +114,11 @@ export class LoggingSession implements Tracker {
 
   async #collect(dirty: DirtySet): Promise<LostLog[]> {
     if (!this.#started) {
+      dirty.markAll();
       throw new VfioError('EINVAL', { operation: 'DMA_LOGGING_REPORT', message: `${this.name} is not started` });
     }
     try {
-      for (const range of dirty.ranges) {
-        await this.#features.report({ iova: range.iova, length: range.length, pageSize: dirty.pageSize }, range.bitmap);
-      }
+      await reportInto(dirty, this.#pageSize, (range, bitmap) => this.#features.report(range, bitmap));
       return [];
     } catch (error) {
       const lost = { tracker: this.name, error: asVfioError(error, 'DMA_LOGGING_REPORT') };
@@ -101,6 +127,7 @@ export class LoggingSession implements Tracker {
     }
   }
 
+  /** A failure leaves the session in the middle: to be stopped, or given up. Whatever comes, everything is marked. */
   async #restart(dirty: DirtySet, why: string): Promise<void> {
     this.#started = false;
     try {
@@ -114,25 +141,22 @@ export class LoggingSession implements Tracker {
         cause: failure,
       });
     } finally {
-      for (const range of this.#ranges) dirty.mark(range);
+      dirty.markAll();
     }
   }
 
   /**
-   * The machine's memory changed (contract rule 9): logging restarts with the new ranges. Everything that is new counts as dirty, and
-   * what the old log still held is collected first.
+   * The machine's memory changed (contract rule 9): logging restarts with the new ranges. Everything counts as dirty: what is new, and, as
+   * nothing is logged between the last report and the new START, what was there before.
    *
-   * @param dirty covers the new ranges
+   * @param dirty covers old and new ranges
    * @throws VfioError as {@link LoggingSession.collect}
    */
   changeRanges(ranges: readonly IovaRange[], dirty: DirtySet): Promise<LostLog[]> {
     return this.#inTurn(async () => {
       const lost = await this.#collect(dirty);
-      const before = this.#ranges;
       this.#ranges = ranges.map(range => ({ ...range }));
-      // Between the last report and the new START nothing is logged: what both have in common counts as dirty too.
       await this.#restart(dirty, 'was given new ranges');
-      for (const range of before) dirty.mark(range);
       return lost;
     });
   }
@@ -159,15 +183,16 @@ export class LoggingSession implements Tracker {
   /** STOP. Failing to reach the device is no error: with it, its log is gone. */
   stop(): Promise<void> {
     return this.#inTurn(async () => {
-      if (!this.#started) return;
+      if (this.#started) await this.#stopDevice();
+      if (this.#holdsDevice) inUse.delete(this.#features);
+      this.#holdsDevice = false;
       this.#started = false;
       this.#pageSize = 0n;
-      await this.#stopDevice();
     });
   }
 
   async #startDevice(): Promise<void> {
-    const merged = mergeRanges(this.#ranges, Math.min(this.#features.profile.maxRanges, MOST_RANGES));
+    const merged = mergeRanges(this.#ranges, this.#features.maxRanges);
     const ranges = merged.map(({ start, end }) => ({ iova: start, length: end - start }));
     this.#pageSize = await this.#features.startLogging(this.#hint, ranges);
     this.#started = true;

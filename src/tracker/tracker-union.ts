@@ -18,7 +18,7 @@ export class TrackerUnion implements Tracker {
 
   /** Starts all, or none: when one fails, the others are stopped. @throws VfioError of the first that failed */
   async start(ranges: readonly IovaRange[]): Promise<void> {
-    const results = await Promise.allSettled(this.#trackers.map(tracker => tracker.start(ranges)));
+    const results = await Promise.allSettled(this.#trackers.map(async tracker => tracker.start(ranges)));
     const failed = results.find(result => result.status === 'rejected');
     if (failed === undefined) return;
     await this.#stopThose((_, index) => results[index]!.status === 'fulfilled');
@@ -27,7 +27,7 @@ export class TrackerUnion implements Tracker {
 
   async collect(dirty: DirtySet): Promise<LostLog[]> {
     // Bitmaps are only changed between awaits, by whole words: the trackers share `dirty`.
-    const results = await Promise.allSettled(this.#trackers.map(tracker => tracker.collect(dirty)));
+    const results = await Promise.allSettled(this.#trackers.map(async tracker => tracker.collect(dirty)));
     const failed = results.find(result => result.status === 'rejected');
     if (failed !== undefined) throw failed.reason;
     return results.flatMap(result => (result.status === 'fulfilled' ? result.value : []));
@@ -38,6 +38,6 @@ export class TrackerUnion implements Tracker {
   }
 
   async #stopThose(chosen: (tracker: Tracker, index: number) => boolean): Promise<void> {
-    await Promise.allSettled(this.#trackers.filter(chosen).map(tracker => tracker.stop()));
+    await Promise.allSettled(this.#trackers.filter(chosen).map(async tracker => tracker.stop()));
   }
 }

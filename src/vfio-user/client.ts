@@ -71,6 +71,7 @@ export class VfioUserClient implements DeviceHandle {
     this.features = new FeatureClient({
       profile: vfioUser,
       maxReply: limits.maxDataTransfer,
+      maxRequest: limits.maxDataTransfer,
       request: message => this.#feature(message),
     });
   }

@@ -1,3 +1,4 @@
+import type { ChildProcess } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
 import { demoFolders, eventually, isAlive, parseLines, run, start } from './run-cli.js';
 
@@ -5,7 +6,11 @@ const SMALL = ['demo', '--json', '--memory', '64M', '--settle', '300'];
 type Processes = Record<'source' | 'destination', { host: number; device: number }>;
 
 /** Runs the demo and calls `act` with its processes when the first event of that name comes. */
-async function demoWith(parameters: string[], eventName: string, act: (processes: Processes, demo: number) => void) {
+async function demoWith(
+  parameters: string[],
+  eventName: string,
+  act: (processes: Processes, demo: ChildProcess) => void,
+) {
   const { child, finished } = start([...SMALL, ...parameters]);
   let processes: Processes | undefined;
   let acted = false;
@@ -18,7 +23,7 @@ async function demoWith(parameters: string[], eventName: string, act: (processes
       if (event.event === 'started') processes = event.processes;
       if (acted || event.event !== eventName || !processes) continue;
       acted = true;
-      act(processes, child.pid!);
+      act(processes, child);
     }
   });
   const end = await finished;
@@ -109,14 +114,21 @@ describe('dmalog demo', () => {
   );
 
   it('ends with 130 when it is interrupted, and leaves nothing behind', async () => {
-    const { code, stderr, processes } = await demoWith([], 'migrating', (_, demo) => process.kill(demo, 'SIGINT'));
+    const { code, stderr, processes } = await demoWith([], 'migrating', (_, demo) => demo.kill('SIGINT'));
     expect(code).toBe(130);
     expect(stderr).toBe('');
     await expectNothingLeft(processes);
   });
 
+  it('ends, with nothing left, when whoever reads its output has left', async () => {
+    const { code, stderr, processes } = await demoWith([], 'started', (_, demo) => demo.stdout!.destroy());
+    expect(stderr).toBe('');
+    expect(code).toBe(130);
+    await expectNothingLeft(processes);
+  });
+
   it('leaves no process and no folder behind when it is killed', async () => {
-    const { signal, processes } = await demoWith([], 'migrating', (_, demo) => process.kill(demo, 'SIGKILL'));
+    const { signal, processes } = await demoWith([], 'migrating', (_, demo) => demo.kill('SIGKILL'));
     expect(signal).toBe('SIGKILL');
     await expectNothingLeft(processes);
   });

@@ -296,7 +296,9 @@ describe('a migration on a bad link', () => {
       timeoutMs: 200,
       through: to => tamperedLink(to, (piece, offset) => (offset > 50_000 ? Buffer.alloc(0) : piece)),
     });
-    expect(report).toMatchObject({ outcome: 'failed', runningAt: 'source', error: { errno: 'ETIMEDOUT' } });
+    expect(report).toMatchObject({ outcome: 'failed', runningAt: 'source' });
+    // Both ends notice; whichever does first closes the connection for the other.
+    expect(['ETIMEDOUT', 'ECONNRESET']).toContain(report.error!.errno);
     expect(refusal).toBeInstanceOf(VfioError);
     expect(runs(hosts.source)).toBe(true);
   });

@@ -128,12 +128,27 @@ describe('FrameParser', () => {
 });
 
 describe('HELLO and ABORT', () => {
-  const hello = { version: 1, pageSize: 4096, memory: [{ iova: 1n << 63n, length: 1n << 40n }], devices: [7, 1] };
+  const hello = {
+    version: 1,
+    pageSize: 4096,
+    memory: [{ iova: 1n << 63n, length: 1n << 40n }],
+    devices: [7, 1],
+    timeoutMs: 60_000,
+  };
 
   it('come back as they were sent', () => {
     expect(decodeHello(encodeHello(hello))).toEqual(hello);
-    const heard = decodeAbort(encodeAbort(new VfioError('EIO', { operation: 'disk', message: 'full' })));
-    expect(heard.message).toContain('disk: full (EIO)');
+    const heard = decodeAbort(
+      encodeAbort({ error: new VfioError('EIO', { operation: 'disk', message: 'full' }), mayRun: false }),
+    );
+    expect(heard.error.message).toContain('disk: full (EIO)');
+    expect(heard.mayRun).toBe(false);
+  });
+
+  it('fit a frame however much an error quotes, and are taken for a machine that may run when they do not say', () => {
+    const long = new VfioError('EIO', { operation: 'x', message: 'y'.repeat(2_000_000) });
+    expect(encodeAbort({ error: long, mayRun: true }).length).toBeLessThan(MAX_PAYLOAD);
+    expect(decodeAbort(Buffer.from('{}')).mayRun).toBe(true);
   });
 
   it.each([
@@ -141,14 +156,15 @@ describe('HELLO and ABORT', () => {
     ['no object', '7'],
     ['null', 'null'],
     ['a missing member', '{"version":1,"pageSize":4096,"memory":[]}'],
-    ['a version that is no number', '{"version":"1","pageSize":4096,"memory":[],"devices":[]}'],
-    ['a range that is no pair', '{"version":1,"pageSize":4096,"memory":[["0x0"]],"devices":[]}'],
+    ['a version that is no number', '{"version":"1","pageSize":4096,"memory":[],"devices":[],"timeoutMs":1}'],
+    ['a range that is no pair', '{"version":1,"pageSize":4096,"memory":[["0x0"]],"devices":[],"timeoutMs":1}'],
     [
       'a range that is too large',
-      '{"version":1,"pageSize":4096,"memory":[["0x0","0x11112222333344445"]],"devices":[]}',
+      '{"version":1,"pageSize":4096,"memory":[["0x0","0x11112222333344445"]],"devices":[],"timeoutMs":1}',
     ],
-    ['a range of words', '{"version":1,"pageSize":4096,"memory":[["low","high"]],"devices":[]}'],
-    ['flags that are no numbers', '{"version":1,"pageSize":4096,"memory":[],"devices":[{}]}'],
+    ['a range of words', '{"version":1,"pageSize":4096,"memory":[["low","high"]],"devices":[],"timeoutMs":1}'],
+    ['flags that are no numbers', '{"version":1,"pageSize":4096,"memory":[],"devices":[{}],"timeoutMs":1}'],
+    ['no timeout', '{"version":1,"pageSize":4096,"memory":[],"devices":[]}'],
     ['broken UTF-8', Buffer.from([0x7b, 0xff, 0x7d])],
   ])('are refused when they are %s', (_, text) => {
     expect(errnoOf(() => decodeHello(Buffer.from(text as string)))).toBe('EBADMSG');

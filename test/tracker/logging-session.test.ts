@@ -30,6 +30,7 @@ function faultyDoor(device: WriterDevice, profile: Profile, fails: () => 'before
   return {
     profile,
     maxReply: door.maxReply,
+    maxRequest: door.maxRequest,
     lend: bytes => door.lend!(bytes),
     take: address => door.take!(address),
     async request(message) {
@@ -105,17 +106,41 @@ describe.each(Object.values(profiles))('LoggingSession in the $name profile', pr
     await expect(session.collect(dirty)).rejects.toThrow(/broken lost its log .* could not be restarted/);
     expect(dirty.count()).toBe(PAGES);
     expect(session.started).toBe(false);
+    const later = new DirtySet([range]);
+    await expect(session.collect(later)).rejects.toThrow('is not started');
+    expect(later.count()).toBe(PAGES);
+    broken = false;
+    await session.start([range]);
   });
 
-  it('takes over from somebody who died while logging', async () => {
+  it('takes over from somebody who died while logging, when it is told to', async () => {
     const { handle, device, touch } = await writer({ profile });
     device.dma.log.start(4096n, [range]);
-    const session = new LoggingSession(handle.features);
+    const session = new LoggingSession(handle.features, { takeOver: true });
     await session.start([range]);
     await touch(1);
     const dirty = new DirtySet([range]);
     await session.collect(dirty);
     expect(dirtyPages(dirty)).toEqual([1]);
+  });
+
+  it('leaves a log that somebody else reads alone', async () => {
+    const { handle, device, touch } = await writer({ profile });
+    device.dma.log.start(4096n, [range]);
+    await touch(2);
+    await expect(new LoggingSession(handle.features).start([range])).rejects.toThrow('EINVAL');
+    expect(device.dma.log.dirtyPages()).toBe(1);
+    const session = new LoggingSession(handle.features, { takeOver: true });
+    await session.start([range]);
+    const second = new LoggingSession(handle.features, { takeOver: true });
+    await expect(second.start([range])).rejects.toThrow('EBUSY');
+    await second.stop();
+    await touch(3);
+    const dirty = new DirtySet([range]);
+    await session.collect(dirty);
+    expect(dirtyPages(dirty)).toEqual([3]);
+    await session.stop();
+    await second.start([range]);
   });
 });
 
@@ -218,6 +243,7 @@ describe('LoggingSession', () => {
       new FeatureClient({
         profile: vfioUser,
         maxReply: door.maxReply,
+        maxRequest: door.maxRequest,
         async request(message) {
           const reply = await door.request(message);
           return truncates && reply.length > 32 ? reply.subarray(0, 32) : reply;
@@ -231,6 +257,47 @@ describe('LoggingSession', () => {
     const lost = await session.collect(dirty);
     expect(lost[0]!.error.errno).toBe('EPROTO');
     expect(dirty.count()).toBe(PAGES);
+  });
+});
+
+describe('LoggingSession on a device with large log pages', () => {
+  it('comes clean where two ranges of the machine share a log page', async () => {
+    const { handle, device, touch } = await writer({ log: { pageSizes: [32n * 4096n] } });
+    const session = new LoggingSession(handle.features);
+    const parts = [
+      { iova: 0n, length: 10n * 4096n },
+      { iova: 16n * 4096n, length: 48n * 4096n },
+    ];
+    await session.start(parts);
+    await touch(3);
+    const dirty = new DirtySet(parts);
+    await session.collect(dirty);
+    expect(dirtyPages(dirty)).toEqual([...Array(10).keys(), ...Array.from({ length: 16 }, (_, index) => 16 + index)]);
+    expect(device.dma.log.dirtyPages()).toBe(0);
+    await touch(40);
+    const next = new DirtySet(parts);
+    await session.collect(next);
+    expect(dirtyPages(next)).toEqual(Array.from({ length: 32 }, (_, index) => 32 + index));
+    const last = new DirtySet(parts);
+    await session.collect(last);
+    expect(last.count()).toBe(0);
+  });
+});
+
+describe('LoggingSession of everything', () => {
+  it('marks everything when the log is lost', async () => {
+    const { device, touch } = await writer({ profile: vfioUser });
+    const session = new LoggingSession(new FeatureClient(localDoor(device, vfioUser)));
+    await session.start([]);
+    await touch(3);
+    const dirty = new DirtySet([range]);
+    await session.collect(dirty);
+    expect(dirtyPages(dirty)).toEqual([3]);
+    await touch(4);
+    device.dma.log.stop();
+    const next = new DirtySet([range]);
+    expect(await session.collect(next)).toHaveLength(1);
+    expect(next.count()).toBe(PAGES);
   });
 });
 

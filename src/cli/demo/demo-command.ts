@@ -69,6 +69,8 @@ async function demo(flags: DemoFlags): Promise<number> {
   const onSignal = () => interrupt.abort(new Error('interrupted'));
   process.once('SIGINT', onSignal);
   process.once('SIGTERM', onSignal);
+  // Nobody looks on any more.
+  process.stdout.once('error', onSignal);
   try {
     const result = await runDemo(options, event => output.tell(event), interrupt.signal);
     output.finish(result, options);
@@ -80,6 +82,7 @@ async function demo(flags: DemoFlags): Promise<number> {
   } finally {
     process.off('SIGINT', onSignal);
     process.off('SIGTERM', onSignal);
+    process.stdout.off('error', onSignal);
   }
 }
 

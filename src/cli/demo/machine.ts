@@ -6,6 +6,9 @@ import type { MigrationEvent } from '../../migration/index.js';
 import { ERRNO, type ErrnoName, VfioError } from '../../uapi/index.js';
 import type { HostCall, HostCalls, HostMessage } from './host-protocol.js';
 
+/** How long a device process may take until it serves, milliseconds. */
+const READY_MS = 30_000;
+
 /** One side of the demo: a device process and a host process that is connected to it. */
 export class DemoMachine {
   readonly name: string;
@@ -40,7 +43,12 @@ export class DemoMachine {
     });
     const machine = new DemoMachine(name, device, host);
     try {
-      await Promise.race([once(device, 'message'), machine.#lost]);
+      await Promise.race([
+        once(device, 'message', { signal: AbortSignal.timeout(READY_MS) }).catch(() => {
+          throw new VfioError('ETIMEDOUT', { operation: 'demo', message: `the ${name} device does not get ready` });
+        }),
+        machine.#lost,
+      ]);
     } catch (error) {
       await machine.end();
       throw error;
@@ -87,15 +95,12 @@ export class DemoMachine {
 
   #rejectOnExit(child: ChildProcess, role: string): Promise<never> {
     return new Promise((_, reject) => {
-      const fail = () =>
-        reject(
-          new VfioError('EIO', {
-            operation: 'demo',
-            message: `the ${this.name} ${role} process ended (${child.signalCode ?? child.exitCode})`,
-          }),
-        );
-      if (child.exitCode !== null || child.signalCode !== null) fail();
-      else child.once('exit', fail);
+      const fail = (how: string) =>
+        reject(new VfioError('EIO', { operation: 'demo', message: `the ${this.name} ${role} process ${how}` }));
+      const ended = () => fail(`ended (${child.signalCode ?? child.exitCode})`);
+      if (hasEnded(child)) ended();
+      child.once('exit', ended);
+      child.once('error', error => fail(`cannot be started: ${error.message}`));
     });
   }
 
@@ -106,8 +111,13 @@ export class DemoMachine {
   }
 }
 
+/** Ended, or never begun. */
+function hasEnded(child: ChildProcess): boolean {
+  return child.pid === undefined || child.exitCode !== null || child.signalCode !== null;
+}
+
 async function endProcess(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return;
+  if (hasEnded(child)) return;
   const ended = once(child, 'exit');
   child.kill(signal);
   const timer = setTimeout(() => child.kill('SIGKILL'), 2000);
