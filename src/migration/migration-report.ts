@@ -56,7 +56,8 @@ export interface MigrationReport {
   outcome: 'moved' | 'not-converged' | 'failed';
   /**
    * Where the machine runs. `nowhere`: the destination does not and the source's devices could not be started again. `unknown`: the
-   * connection broke between telling the destination to run and its answer; the source stays stopped, so that never two run.
+   * connection broke between telling the destination to run and its answer; the source stays stopped, so that never two run. Or the devices
+   * did not run, or did not answer, when the migration was asked for: nothing was done to them.
    */
   runningAt: 'source' | 'destination' | 'nowhere' | 'unknown';
   /** Phase in which it ended. */

@@ -108,7 +108,12 @@ describe('dmalog demo', () => {
       });
       expect(code).toBe(1);
       if (role === 'host') expect(stderr).toMatch(/^dmalog: demo: the source host process ended \(SIGKILL\)/);
-      else expect(parseLines(stdout).at(-1)).toMatchObject({ outcome: 'failed', runningAt: 'nowhere' });
+      else {
+        const result = parseLines(stdout).at(-1);
+        expect(result.outcome).toBe('failed');
+        // Killed before the migration had looked at it, or after.
+        expect(['unknown', 'nowhere']).toContain(result.runningAt);
+      }
       await expectNothingLeft(processes);
     },
   );
