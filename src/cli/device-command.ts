@@ -24,17 +24,18 @@ It serves until it is interrupted. One client at a time; the device keeps its st
         onError: error => console.error(`dmalog: dma-engine: ${error}`),
       });
       console.log(`dma-engine serves ${socket}`);
-      await untilToldToStop();
+      const why = await untilToldToStop();
       await server.close();
-      process.exit(ExitCode.INTERRUPTED);
+      process.exit(why === 'SIGINT' ? ExitCode.INTERRUPTED : ExitCode.DONE);
     });
   return new Command('device').description('serve a device over vfio-user').addCommand(dmaEngine);
 }
 
 /** Until a signal asks for the end, or the process that started this one and keeps a channel to it is gone. */
-function untilToldToStop(): Promise<void> {
+function untilToldToStop(): Promise<string> {
   return new Promise(resolve => {
-    for (const event of ['SIGINT', 'SIGTERM', 'SIGHUP', 'disconnect'] as const) process.once(event, () => resolve());
+    for (const event of ['SIGINT', 'SIGTERM', 'SIGHUP', 'disconnect'] as const)
+      process.once(event, () => resolve(event));
     process.send?.('ready');
   });
 }

@@ -34,8 +34,11 @@ for (const command of program.commands) {
   for (const sub of command.commands) sub.exitOverride();
 }
 
-// Whoever reads the output may leave early (`dmalog demo | head`): what is still said then is lost, and nothing else.
-process.stdout.on('error', () => {});
+// Whoever reads the output may leave early (`dmalog demo | head`): what is still said then is lost, and nothing else. A full disk is an error.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') process.exitCode = report(asVfioError(error, 'standard output'));
+});
+process.stderr.on('error', () => {});
 
 try {
   await program.parseAsync();
@@ -49,7 +52,6 @@ function report(error: unknown): number {
     // Commander has said it already. Help and version are no errors.
     return error.exitCode === 0 ? ExitCode.DONE : ExitCode.USAGE;
   }
-  console.error(`${pc.red('dmalog:')} ${asVfioError(error, 'dmalog').message}`);
-  if (process.env['DMALOG_DEBUG']) console.error(error);
+  console.error(`${pc.red('dmalog:')} ${asVfioError(error, 'failed').message}`);
   return ExitCode.FAILURE;
 }

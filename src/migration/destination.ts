@@ -63,7 +63,8 @@ export class MigrationReceiver {
   static listen(options: ReceiveOptions): Promise<MigrationReceiver> {
     const receiver = new MigrationReceiver(options);
     return new Promise((resolve, reject) => {
-      receiver.#server.once('error', error => reject(asVfioError(error, 'listen')));
+      // Later errors (no descriptor left for another connection) leave the listener as it is.
+      receiver.#server.on('error', error => reject(asVfioError(error, 'listen')));
       const { host = '127.0.0.1', port = 0 } = options.listen ?? {};
       receiver.#server.listen({ host, port }, () => resolve(receiver));
     });

@@ -473,9 +473,9 @@ class MigrationSource {
   /** The machine first: the destination cannot run it without GO. Then whoever else must know. */
   async #giveUp(cause: unknown): Promise<void> {
     const report = this.#report;
-    const converged = !(cause instanceof NotConverged);
-    report.outcome = converged ? 'failed' : 'not-converged';
-    report.error = converged ? asVfioError(this.#causeOf(cause), 'migrate') : undefined;
+    const failed = !(cause instanceof NotConverged);
+    report.outcome = failed ? 'failed' : 'not-converged';
+    report.error = failed ? asVfioError(this.#causeOf(cause), 'migrate') : undefined;
     const word = report.error ?? new VfioError('ETIMEDOUT', { operation: 'migrate', message: 'it did not converge' });
     this.#channel?.giveUp(word);
     if (this.#channel?.peerAbort?.mayRun === false) this.#given = false;

@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
@@ -14,15 +15,25 @@ export interface Finished {
   stderr: string;
 }
 
+/** The commands' own folder for temporary files: whatever else runs on this machine leaves nothing here. */
+const temporary = mkdtempSync(join(tmpdir(), 'dmalog-'));
+process.on('exit', () => rmSync(temporary, { recursive: true, force: true }));
+
 /** Starts `dmalog` as a user does. */
-export function start(parameters: readonly string[]): { child: ChildProcess; finished: Promise<Finished> } {
-  const child = spawn(process.execPath, [main, ...parameters], { stdio: ['ignore', 'pipe', 'pipe'] });
+export function start(
+  parameters: readonly string[],
+  stdoutTo: number | 'pipe' = 'pipe',
+): { child: ChildProcess; finished: Promise<Finished> } {
+  const child = spawn(process.execPath, [main, ...parameters], {
+    stdio: ['ignore', stdoutTo, 'pipe'],
+    env: { ...process.env, TMPDIR: temporary },
+  });
   let stdout = '';
   let stderr = '';
-  child.stdout.setEncoding('utf8').on('data', text => {
+  child.stdout?.setEncoding('utf8').on('data', text => {
     stdout += text;
   });
-  child.stderr.setEncoding('utf8').on('data', text => {
+  child.stderr?.setEncoding('utf8').on('data', text => {
     stderr += text;
   });
   const finished = new Promise<Finished>(resolve => {
@@ -48,7 +59,7 @@ export function parseLines(stdout: string): any[] {
 
 /** The demo's folders that are there now. */
 export function demoFolders(): string[] {
-  return readdirSync(tmpdir()).filter(name => name.startsWith('dmalog-demo-'));
+  return readdirSync(temporary);
 }
 
 /** Whether a process is there (and no zombie of this one's). */

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, openSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -50,6 +50,22 @@ describe('dmalog', () => {
     const { code, stderr } = await run('device', 'dma-engine', '--socket', path);
     expect(code).toBe(1);
     expect(stderr).toMatch(new RegExp(`^dmalog: .*${errno}\\)\n$`));
+  });
+});
+
+describe('dmalog with an output that cannot be written', () => {
+  it('says so in one line, and ends with 1', async () => {
+    const { child, finished } = start(['demo', '--help'], openSync('/dev/full', 'w'));
+    const { code, stderr } = await finished;
+    expect(child.pid).toBeGreaterThan(0);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/^dmalog: standard output: .*ENOSPC\)\n$/);
+  });
+
+  it('is quiet when the reader has left', async () => {
+    const { child, finished } = start(['demo', '--help']);
+    child.stdout!.destroy();
+    expect((await finished).stderr).toBe('');
   });
 });
 

@@ -1,4 +1,5 @@
 import { Command, Option } from 'commander';
+import { asVfioError, VfioError } from '../../uapi/index.js';
 import { oneOf, parseSize, wholeNumber } from '../arguments.js';
 import { ExitCode } from '../exit-code.js';
 import { type DemoOptions, type DemoResult, runDemo } from './demo.js';
@@ -48,7 +49,9 @@ Examples:
 It starts two host and two device processes, and needs no root, no KVM and no VFIO.`,
     )
     .action(async (flags: DemoFlags) => {
-      process.exitCode = await demo(flags);
+      const code = await demo(flags);
+      // Output that could not be written has set its own.
+      process.exitCode ??= code;
     });
 }
 
@@ -66,7 +69,7 @@ async function demo(flags: DemoFlags): Promise<number> {
   };
   const output: DemoOutput = flags.json ? new JsonOutput() : new PeopleOutput();
   const interrupt = new AbortController();
-  const onSignal = () => interrupt.abort(new Error('interrupted'));
+  const onSignal = () => interrupt.abort(new VfioError('EINTR', { operation: 'demo', message: 'interrupted' }));
   process.once('SIGINT', onSignal);
   process.once('SIGTERM', onSignal);
   // Nobody looks on any more.
@@ -76,7 +79,7 @@ async function demo(flags: DemoFlags): Promise<number> {
     output.finish(result, options);
     return exitCodeOf(result);
   } catch (error) {
-    output.abandon();
+    output.fail(asVfioError(error, 'demo'));
     if (interrupt.signal.aborted) return ExitCode.INTERRUPTED;
     throw error;
   } finally {

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { VerifyResult, WorkloadKindName, WorkloadStatistics } from '../../devices/dma-engine/index.js';
 import type { MigrationEvent, MigrationReport } from '../../migration/index.js';
+import { VfioError } from '../../uapi/index.js';
 import { DemoMachine } from './machine.js';
 
 /** What the demo does. */
@@ -47,12 +48,16 @@ export interface DemoResult {
   peakMemory: { source: number; destination: number } | undefined;
 }
 
-/** Two hosts, two devices, one migration. */
+/** What the five processes need beside guest memory. */
+const PROCESSES_BYTES = 512 * 2 ** 20;
+
+/** Two hosts, two devices, one migration. @throws VfioError ENOMEM for more memory than there is; EIO when a process ends */
 export async function runDemo(
   options: DemoOptions,
   tell: (event: DemoEvent) => void,
   signal: AbortSignal,
 ): Promise<DemoResult> {
+  requireMemory(options.memoryBytes);
   const directory = await mkdtemp(join(tmpdir(), 'dmalog-demo-'));
   const machines: DemoMachine[] = [];
   try {
@@ -64,6 +69,19 @@ export async function runDemo(
     await Promise.all(machines.map(machine => machine.end()));
     await rm(directory, { recursive: true, force: true });
   }
+}
+
+/** Both guests' memory becomes real while the demo runs: better to say no than to be killed. @throws VfioError ENOMEM */
+function requireMemory(memoryBytes: number): void {
+  const needed = 2 * memoryBytes + PROCESSES_BYTES;
+  const available = process.availableMemory();
+  if (needed <= available) return;
+  const mebibytes = (bytes: number) => `${Math.floor(bytes / 2 ** 20).toLocaleString('en-US')} MiB`;
+  throw new VfioError('ENOMEM', {
+    operation: 'demo',
+    field: '--memory',
+    message: `two guests and their processes need ${mebibytes(needed)}, ${mebibytes(available)} are available`,
+  });
 }
 
 async function demonstrate(

@@ -20,7 +20,6 @@ class Host implements Served {
   #device: VfioUserClient | undefined;
   #engine: DmaEngineDriver | undefined;
   #receiver: MigrationReceiver | undefined;
-  readonly #cancel = new AbortController();
 
   async boot({ socket, memoryBytes }: HostCalls['boot']['parameters']): Promise<undefined> {
     const device = await VfioUserClient.connect(socket);
@@ -71,7 +70,6 @@ class Host implements Served {
       downtimeLimitMs,
       maxPasses,
       verify: 'report',
-      signal: this.#cancel.signal,
       onEvent: event => post({ kind: 'event', event }),
     });
   }
@@ -87,11 +85,6 @@ class Host implements Served {
 
   async peakMemory(): Promise<number> {
     return process.resourceUsage().maxRSS * 1024;
-  }
-
-  async cancel(): Promise<undefined> {
-    this.#cancel.abort();
-    return undefined;
   }
 }
 

@@ -26,8 +26,6 @@ export interface HostCalls {
   verify: { parameters: undefined; result: VerifyResult };
   /** Peak memory of the process in bytes, guest memory included as far as it was touched. */
   peakMemory: { parameters: undefined; result: number };
-  /** Gives up a migration that is under way. */
-  cancel: { parameters: undefined; result: undefined };
 }
 
 /** See {@link HostCalls}. */

@@ -1,3 +1,4 @@
+import type { VfioError } from '../../uapi/index.js';
 import type { DemoEvent, DemoResult } from './demo.js';
 import type { DemoOutput } from './demo-output.js';
 
@@ -22,7 +23,19 @@ export class JsonOutput implements DemoOutput {
     });
   }
 
-  abandon(): void {}
+  fail({ errno, message }: VfioError): void {
+    print({
+      event: 'result',
+      verified: false,
+      outcome: 'failed',
+      error: { errno, message },
+      stalePages: null,
+      passes: 0,
+      pagesSent: 0,
+      totalMs: 0,
+      downtimeMs: 0,
+    });
+  }
 }
 
 function print(value: unknown): void {

@@ -18,7 +18,7 @@ export class PeopleOutput implements DemoOutput {
     }
     const line = describe(event);
     if (line === undefined) return;
-    this.abandon();
+    this.#endBar();
     console.log(line);
   }
 
@@ -27,7 +27,6 @@ export class PeopleOutput implements DemoOutput {
     const payload = {
       pass: progress.pass,
       left: count(progress.pagesLeft),
-      speed: speed(progress.bytesPerSecond),
       dirty: progress.dirtyPagesPerSecond === 0 ? '?' : count(progress.dirtyPagesPerSecond),
       downtime: progress.estimatedDowntimeMs === undefined ? '?' : `${Math.ceil(progress.estimatedDowntimeMs)} ms`,
     };
@@ -35,8 +34,9 @@ export class PeopleOutput implements DemoOutput {
     if (this.#bar === undefined) {
       this.#bar = new SingleBar(
         {
-          format: `  pass {pass} ${pc.cyan('{bar}')} {percentage}% · {left} pages left · {speed} · dirty {dirty} pages/s · est. downtime {downtime}`,
-          barsize: 24,
+          // 80 columns at the most: the bar's own library cuts what is longer.
+          format: `  pass {pass} ${pc.cyan('{bar}')} {left} pages left · dirty {dirty}/s · est. downtime {downtime}`,
+          barsize: 14,
           hideCursor: true,
           clearOnComplete: true,
           stopOnComplete: false,
@@ -50,20 +50,24 @@ export class PeopleOutput implements DemoOutput {
     }
   }
 
-  abandon(): void {
+  fail(): void {
+    this.#endBar();
+  }
+
+  #endBar(): void {
     this.#bar?.stop();
     this.#bar = undefined;
   }
 
   finish(result: DemoResult, options: DemoOptions): void {
-    this.abandon();
+    this.#endBar();
     const { migration } = result;
     console.log(`\n${passTable(migration.passes, migration.phase)}\n`);
     if (migration.outcome === 'not-converged') {
       console.log(
-        `${pc.yellow('Did not converge')} in ${migration.passes.length} passes: the engine writes faster than the`,
+        `${pc.yellow('Did not converge:')} after ${migration.passes.length} passes the rest still did not fit ${options.downtimeLimitMs} ms.`,
       );
-      console.log('link takes. The machine runs on at the source. A higher --downtime-limit lets it through.');
+      console.log('The machine runs on at the source. A higher --downtime-limit or a lower --rate lets it through.');
       return;
     }
     if (migration.outcome === 'failed') {
@@ -92,6 +96,8 @@ function describe(event: DemoEvent): string | undefined {
       return `\nMigrating, ${event.log ? 'with the DMA log' : pc.yellow('without the DMA log')}, downtime limit ${event.downtimeLimitMs} ms`;
     case 'phase':
       return phaseLine(event.phase);
+    case 'pass':
+      return process.stdout.isTTY ? undefined : passLine(event);
     case 'log-lost':
       return pc.yellow(`  ${event.tracker} lost its log, everything counts as dirty: ${event.error.message}`);
     case 'checking':
@@ -99,6 +105,14 @@ function describe(event: DemoEvent): string | undefined {
     default:
       return undefined;
   }
+}
+
+/** What the bar shows on a terminal. */
+function passLine(pass: PassReport): string {
+  const sent = `  pass ${pass.pass}: ${count(pass.pagesSent)} pages in ${milliseconds(pass.durationMs)}`;
+  if (pass.estimatedDowntimeMs === undefined) return sent;
+  const estimate = milliseconds(pass.estimatedDowntimeMs);
+  return `${sent}, then ${count(pass.dirtyPages)} dirty (${count(pass.dirtyPagesPerSecond)}/s), est. downtime ${estimate}`;
 }
 
 function phaseLine(phase: string): string | undefined {
@@ -164,7 +178,10 @@ function summary({ migration, engine, peakMemory }: DemoResult, options: DemoOpt
   return lines;
 }
 
-function verdict({ migration, verified }: DemoResult, options: DemoOptions): string {
+function verdict({ migration, engine, verified }: DemoResult, options: DemoOptions): string {
+  if (verified && (engine?.verify.checked ?? 0) === 0) {
+    return `${pc.green('Verified:')} memory was equal at the switch. The engine had written nothing that it could check.`;
+  }
   if (verified) {
     return `${pc.green('Verified:')} memory was equal at the switch, and the engine found every page as it left it.`;
   }
