@@ -12,6 +12,7 @@ import type { PciIdentity } from './pci-config-space.js';
 
 const MAGIC = new TextEncoder().encode('DMALOGDV');
 const IDENTITY_SIZE = 16;
+const PARTS = 4;
 
 /** A stopped device's state, part by part. */
 export interface DeviceImage {
@@ -62,6 +63,8 @@ export function decodeDeviceImage(bytes: Uint8Array, identity: Uint8Array): Devi
   const parts: Uint8Array[] = [];
   let offset = IDENTITY_SIZE;
   while (offset < bytes.length) {
+    // Looked at before the part is taken: a peer's empty parts would cost an object for four bytes.
+    if (parts.length === PARTS) throw invalid('parts', `more than ${PARTS}`);
     if (bytes.length - offset < 4) throw invalid('length', 'the state is cut off');
     const length = viewOf(bytes).getUint32(offset, true);
     if (length > bytes.length - offset - 4) throw invalid('length', 'the state is cut off');

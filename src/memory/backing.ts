@@ -10,6 +10,7 @@ import {
   writeAt,
 } from '../native/index.js';
 import { VfioError } from '../uapi/index.js';
+import { hasMappingRoom, releaseMapping, reserveMapping } from './mapping-budget.js';
 import type { MaybePromise } from './maybe-promise.js';
 
 /**
@@ -31,19 +32,20 @@ export interface Backing {
 export class MappedBacking implements Backing {
   readonly kind = 'mapped';
   readonly #mapping: Mapping;
+  #closed = false;
 
   /**
    * Maps `length` bytes of a file from `offset` on and closes the descriptor, which the mapping does not need: the number of
    * regions is then not bounded by the number of descriptors.
    * @param file owned by this call from now on, whether it succeeds or throws.
    * @throws VfioError EINVAL when the file is not sealed against shrinking, is too short, or `offset` is no multiple of 4096;
-   *   EACCES when it was opened for less than `rights`; ENOMEM, EPERM as mmap(2).
+   *   EACCES when it was opened for less than `rights`; ENOMEM when peers have as many mappings as they may; ENOMEM, EPERM as mmap(2).
    */
   constructor(file: OwnedFd, offset: bigint, length: bigint, rights: MappingRights) {
     try {
       if (!isShrinkSealed(file.fd)) throw refused('fd', 'the file may shrink, and would take the process with it');
       requireInside(file.fd, offset, length);
-      this.#mapping = Mapping.map(file.fd, offset, Number(length), rights);
+      this.#mapping = mapWithinBudget(file.fd, offset, Number(length), rights);
     } finally {
       file.close();
     }
@@ -58,7 +60,20 @@ export class MappedBacking implements Backing {
   }
 
   close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    releaseMapping(this.#mapping.length);
     this.#mapping.close();
+  }
+}
+
+function mapWithinBudget(fd: number, offset: bigint, length: number, rights: MappingRights): Mapping {
+  reserveMapping(length);
+  try {
+    return Mapping.map(fd, offset, length, rights);
+  } catch (error) {
+    releaseMapping(length);
+    throw error;
   }
 }
 
@@ -109,14 +124,15 @@ export class FileBacking implements Backing {
 }
 
 /**
- * The backing for a file that a peer sent: mapped if it can never shrink, else by pread and pwrite (vfio-user 0.9.x DMA_MAP).
+ * The backing for a file that a peer sent: mapped if it can never shrink and peers have not too many mappings yet, else by pread and pwrite
+ * (vfio-user 0.9.x DMA_MAP).
  * @param file owned by the backing from now on; closed when this throws.
  * @param offset where the region begins in the file, bytes.
  * @param length of the region, bytes.
  * @throws VfioError as {@link MappedBacking} or {@link FileBacking}.
  */
 export function backingFor(file: OwnedFd, offset: bigint, length: bigint, rights: MappingRights): Backing {
-  return shrinkSealedOrClose(file)
+  return shrinkSealedOrClose(file) && hasMappingRoom(Number(length))
     ? new MappedBacking(file, offset, length, rights)
     : new FileBacking(file, offset, length, rights);
 }

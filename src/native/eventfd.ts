@@ -27,11 +27,13 @@ export function isEventFd(fd: number): boolean {
 }
 
 /**
- * Adds 1 to an eventfd. It never blocks and never throws: an interrupt that cannot be delivered must not harm the device. A
- * counter that is full has a reader that will wake up anyway.
+ * Adds 1 to an eventfd. It never throws: an interrupt that cannot be delivered must not harm the device. A counter that is full
+ * has a reader that will wake up anyway.
  *
  * The descriptor may be a peer's and blocking. Its mode is shared with the peer, so it is left as it is, and the eventfd is
- * asked first whether it would take the write.
+ * asked first whether it would take the write. A peer that fills the counter of a blocking eventfd to its last value between
+ * the question and the write can hold the caller for as long as it keeps it full.
+
  * @returns whether it was delivered.
  */
 export function signalEventFd(fd: number): boolean {

@@ -3,7 +3,7 @@ import { ERRNO, errnoName, VfioError } from '../uapi/index.js';
 import { commandName, MessageType } from './constants.js';
 import { closeFds, type Frame } from './frame-parser.js';
 import { encodeCommand, encodeErrorReply } from './header.js';
-import { STRUCTURE_ROOM, type VfioUserLimits } from './limits.js';
+import { MAX_REFUSALS_QUEUED, STRUCTURE_ROOM, type VfioUserLimits } from './limits.js';
 import { MessageStream } from './message-stream.js';
 
 interface PendingRequest {
@@ -96,6 +96,7 @@ export class ClientConnection {
     closeFds(fds);
     if (header.type === MessageType.COMMAND) {
       if (!header.noReply) this.#stream.send(encodeErrorReply(header, ERRNO.EOPNOTSUPP));
+      if (this.#stream.queuedBytes > MAX_REFUSALS_QUEUED) this.#giveUp('the server asks and asks, and reads no answer');
       return;
     }
     const request = this.#pending.get(header.id);
@@ -111,7 +112,8 @@ export class ClientConnection {
 
   #startTimer(delay: number): void {
     if (this.#timeoutMs === 0 || this.#timer !== undefined) return;
-    this.#timer = setTimeout(() => this.#expire(), delay);
+    // Beyond 31 bits a timer would fire at once.
+    this.#timer = setTimeout(() => this.#expire(), Math.min(delay, 2 ** 31 - 1));
     this.#timer.unref();
   }
 

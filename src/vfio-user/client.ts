@@ -83,7 +83,8 @@ export class VfioUserClient implements DeviceHandle {
    */
   static async connect(path: string, options: ClientOptions = {}): Promise<VfioUserClient> {
     const own = completeLimits(options, 'VfioUserClient');
-    const connection = new ClientConnection(connect(path), own, options.timeoutMs ?? 30_000);
+    const timeoutMs = checkedTimeout(options.timeoutMs ?? 30_000);
+    const connection = new ClientConnection(connect(path), own, timeoutMs);
     try {
       const reply = await connection.request(Command.VERSION, encodeVersion(proposeVersion(own)), 'VERSION');
       const limits = understand('VERSION', () => acceptAnswer(own, decodeVersion(reply)));
@@ -294,4 +295,11 @@ function understand<T>(operation: string, decode: () => T): T {
     const message = error instanceof Error ? error.message : String(error);
     throw new VfioError('EPROTO', { operation, message, cause: error });
   }
+}
+
+/** @throws VfioError EINVAL */
+function checkedTimeout(timeoutMs: number): number {
+  if (!(timeoutMs >= 0))
+    throw new VfioError('EINVAL', { operation: 'connect', field: 'timeoutMs', message: `${timeoutMs}` });
+  return timeoutMs === Number.POSITIVE_INFINITY ? 0 : timeoutMs;
 }

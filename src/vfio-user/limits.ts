@@ -36,6 +36,15 @@ export const STRUCTURE_ROOM = 4096;
 /** Most bytes of a VERSION's payload, in front of which nothing is agreed yet: 8 KiB of JSON hold every known key forty times over. */
 export const MAX_VERSION_PAYLOAD = 8192;
 
+/** The least `max_data_xfer_size` that is worth talking about: a server that takes none would keep its client asking for ever. */
+export const LEAST_DATA_TRANSFER = 64;
+
+/** How much may wait to be sent to a server that asks for what is not served here, and does not read the answers; bytes. */
+export const MAX_REFUSALS_QUEUED = 64 * 1024;
+
+/** How long a server's session may keep the event loop to itself, milliseconds. */
+export const TURN_MS = 5;
+
 /** How many received messages may wait while one is served; beyond, the socket is not read. */
 export const MAX_WAITING_MESSAGES = 16;
 

@@ -170,11 +170,22 @@ export class MessageStream {
   #sendNow(bytes: Uint8Array, fds: readonly number[]): Uint8Array {
     let rest = bytes;
     while (rest.length > 0) {
-      const count = this.#trySend(rest, rest.length === bytes.length ? fds : []);
+      const isWhole = rest.length === bytes.length;
+      const count = isWhole ? this.#trySend(rest, fds) : this.#sendRest(rest);
       if (count === 'again') return rest;
       rest = rest.subarray(count);
     }
     return rest;
+  }
+
+  /** A message of which a part has left must follow whole: what cannot be sent any more ends the connection. */
+  #sendRest(bytes: Uint8Array): number | 'again' {
+    try {
+      return this.#trySend(bytes, []);
+    } catch (error) {
+      this.destroy(asVfioError(error, 'send'));
+      return bytes.length;
+    }
   }
 
   /** Sends what fits; all of it goes nowhere when the peer no longer reads. */

@@ -5,7 +5,7 @@ import { asVfioError, ERRNO, VfioError } from '../uapi/index.js';
 import { Command, commandName, MessageType } from './constants.js';
 import { closeFds, type Frame } from './frame-parser.js';
 import { encodeErrorReply, encodeReply, type Header } from './header.js';
-import { MAX_VERSION_PAYLOAD, MAX_WAITING_MESSAGES, STRUCTURE_ROOM, type VfioUserLimits } from './limits.js';
+import { MAX_VERSION_PAYLOAD, MAX_WAITING_MESSAGES, STRUCTURE_ROOM, TURN_MS, type VfioUserLimits } from './limits.js';
 import { MessageStream } from './message-stream.js';
 import { type CommandContext, serveCommand } from './server-commands.js';
 import { answerVersion, decodeVersion, encodeVersion } from './version.js';
@@ -48,6 +48,7 @@ export class ServerSession {
   /** What cannot be read on after; answered when everything before it is served. */
   #broken: { header: Header; error: VfioError } | undefined;
   #busy = false;
+  #turnStartedAt = 0;
   #refusing = false;
   #streamClosed = false;
   #finished = false;
@@ -86,6 +87,7 @@ export class ServerSession {
   }
 
   #receive(frame: Frame): void {
+    if (!this.#busy) this.#turnStartedAt = performance.now();
     this.#waiting.push(frame);
     this.#pump();
   }
@@ -105,9 +107,17 @@ export class ServerSession {
     if (!this.#busy && this.#waiting.length === 0) this.#finishIfOver();
   }
 
+  /** What waits is served on, but not for ever: other devices and timers of this process have their turn too. */
   #resume(): void {
     this.#busy = false;
-    this.#pump();
+    if (performance.now() - this.#turnStartedAt < TURN_MS) {
+      this.#pump();
+      return;
+    }
+    setImmediate(() => {
+      this.#turnStartedAt = performance.now();
+      this.#pump();
+    });
   }
 
   /** Never throws, never rejects. */

@@ -28,7 +28,11 @@ const ACCEPT_PAUSE_MS = 100;
  * Serves one device on a UNIX socket, to one client at a time.
  *
  * Others may connect meanwhile; they wait, unserved, until the client before them has left, or give up by themselves. A client that leaves,
- * however it leaves, takes its memory and interrupts along; registers, log and migration state stay for the next one.
+ * however it leaves, takes its memory and interrupts along; registers, log and migration state stay for the next one, so that a VMM that was
+ * restarted finds its device as it was.
+ *
+ * That also means that a device which works by itself goes on with what the last client told it, in whatever memory the next one maps. Where
+ * clients do not know each other, reset the device in `onDisconnect`; a client that does not know the device resets it first.
  */
 export class VfioUserServer {
   readonly #device: Device;

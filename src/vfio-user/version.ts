@@ -1,7 +1,7 @@
 import { MAX_MESSAGE_FDS } from '../native/index.js';
 import { requireBytes, VfioError, viewOf } from '../uapi/index.js';
 import { DMA_PAGE_SIZE, PROTOCOL_VERSION } from './constants.js';
-import { PROTOCOL_LIMITS, type VfioUserLimits } from './limits.js';
+import { LEAST_DATA_TRANSFER, PROTOCOL_LIMITS, type VfioUserLimits } from './limits.js';
 
 /*
  * VERSION, the first message of a connection (vfio-user 0.9.x, "VERSION"): u16 major, u16 minor, and JSON with a NUL behind it, as in
@@ -158,6 +158,9 @@ export function acceptAnswer(own: VfioUserLimits, answer: VersionMessage): VfioU
   if (answer.minor > PROTOCOL_VERSION.minor) throw invalid('minor', `${answer.minor} was not proposed`);
   const said = answer.capabilities ?? {};
   requirePageSize(said);
+  if (said.maxDataTransfer !== undefined && said.maxDataTransfer < LEAST_DATA_TRANSFER) {
+    throw invalid('max_data_xfer_size', `${said.maxDataTransfer} is too small to work with`);
+  }
   return {
     maxMessageFds: Math.min(MAX_MESSAGE_FDS, Math.max(1, said.maxMessageFds ?? PROTOCOL_LIMITS.maxMessageFds)),
     maxDataTransfer: Math.min(own.maxDataTransfer, said.maxDataTransfer ?? PROTOCOL_LIMITS.maxDataTransfer),

@@ -44,6 +44,28 @@ describe('backingFor', () => {
     expectFdChange(0, () => backing.close());
   });
 
+  test('maps no more than a part of the address space for peers: what is beyond is reached by read and write', () => {
+    const huge = 2n ** 43n;
+    const mapped: Backing[] = [];
+    for (let next = backingFor(createMemoryFile('sparse', huge), 0n, huge, both); ; ) {
+      mapped.push(next);
+      if (next.kind === 'file') break;
+      expect(mapped.length).toBeLessThan(16);
+      next = backingFor(createMemoryFile('sparse', huge), 0n, huge, both);
+    }
+    const last = mapped.at(-1)!;
+    last.write(4096, Uint8Array.of(1, 2, 3));
+    const into = new Uint8Array(3);
+    last.read(4096, into);
+    expect([...into]).toEqual([1, 2, 3]);
+    expect(mapped.length).toBeGreaterThan(2);
+    mapped[0]!.close();
+    mapped[0]!.close();
+    const again = backingFor(createMemoryFile('sparse', huge), 0n, huge, both);
+    expect(again.kind).toBe('mapped');
+    for (const backing of [...mapped, again]) backing.close();
+  });
+
   test('reads and writes a file that may shrink, and keeps the descriptor until the end', () => {
     for (const file of [shrinkableFile(8192), plainFile(8192)]) {
       const backing = expectFdChange(0, () => backingFor(file, 0n, 8192n, both));

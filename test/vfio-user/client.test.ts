@@ -54,6 +54,11 @@ describe('connecting', () => {
     ['another major', message(1, versionPayload('{}', 1), { id: 0, flags: REPLY }), 'EPROTO'],
     ['a minor that was not proposed', message(1, versionPayload('{}', 0, 9), { id: 0, flags: REPLY }), 'EPROTO'],
     ['JSON that is none', message(1, versionPayload('{'), { id: 0, flags: REPLY }), 'EPROTO'],
+    [
+      'that it takes no data at all',
+      message(1, versionPayload('{"capabilities":{"max_data_xfer_size":0}}'), { id: 0, flags: REPLY }),
+      'EPROTO',
+    ],
     ['a short answer', message(1, words(), { id: 0, flags: REPLY }), 'EPROTO'],
     ['another command', message(2, versionPayload('{}'), { id: 0, flags: REPLY }), 'ECONNRESET'],
     ['another message', message(1, versionPayload('{}'), { id: 1, flags: REPLY }), 'ECONNRESET'],
@@ -208,6 +213,21 @@ describe('requests', () => {
     }
     expect(client.closed).toBe(false);
   });
+});
+
+test('a server that asks without end and reads no answer is given up, before its answers fill the memory', async () => {
+  const { client, server } = await connected('flood');
+  const reasons: (string | undefined)[] = [];
+  client.onClose(reason => reasons.push(reason?.errno));
+  const command = message(11, words(0n, 8n));
+  for (let sent = 0; reasons.length === 0 && sent < 1_000_000; sent++) {
+    if (!server.trySend(command)) await turn();
+  }
+  expect(reasons).toEqual(['EPROTO']);
+});
+
+test.each([Number.NaN, -1])('a timeout of %d is EINVAL', async timeoutMs => {
+  expect(await rejection(VfioUserClient.connect(path('timeout'), { timeoutMs }))).toBe('EINVAL');
 });
 
 describe('the end of a connection', () => {

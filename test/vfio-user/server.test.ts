@@ -33,6 +33,11 @@ function eventfd() {
   return file;
 }
 
+/** A REPORT of everything below `length`, 4 KiB pages, whose reply would be 8 MiB. */
+function featureReport(length: bigint): Uint8Array {
+  return Buffer.concat([words(1 << 24, 8 | (1 << 16)), words(0n, length, 4096n)]);
+}
+
 describe('VERSION', () => {
   test('is answered, and what comes before it is EINVAL and the end', async () => {
     await serve(path('a'));
@@ -417,6 +422,23 @@ describe('DEVICE_FEATURE and the migration data', () => {
     expect(await peer.errno(Command.MIG_DATA_READ, words(16, 8))).toBe(EINVAL);
     expect(await peer.errno(Command.MIG_DATA_WRITE, words(12, 4, 0))).toBe(EINVAL);
   });
+});
+
+test('thousands of requests in one piece leave the event loop its turns', async () => {
+  const { device } = await serve(path('turns'));
+  const peer = await greeted(path('turns'), '{}');
+  device.dma.log.start(4096n, [{ iova: 0n, length: 1n << 38n }]);
+  const report = message(Command.DEVICE_FEATURE, featureReport(1n << 38n), { flags: NO_REPLY });
+  let sent = 0;
+  while (peer.trySend(report)) sent++;
+  expect(sent).toBeGreaterThan(100);
+  let turns = 0;
+  const counting = setInterval(() => turns++, 1);
+  await peer.send(message(Command.REGION_READ, words(0n, 0, 4)));
+  await peer.reply();
+  clearInterval(counting);
+  expect(turns).toBeGreaterThan(1);
+  peer.close();
 });
 
 describe('a client that leaves', () => {

@@ -52,6 +52,7 @@ export function decodeGenerations(bytes: Uint8Array, pages: number): Uint32Array
   let total = 0;
   readRuns(bytes, length => {
     total += length;
+    if (total > pages) throw invalid(`more than ${pages} pages`);
   });
   if (total !== pages) throw invalid(`${total} pages, expected ${pages}`);
   const table = new Uint32Array(pages);
