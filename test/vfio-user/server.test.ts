@@ -426,7 +426,7 @@ describe('DEVICE_FEATURE and the migration data', () => {
 
 test('thousands of requests in one piece leave the event loop its turns', async () => {
   const { device } = await serve(path('turns'));
-  const peer = await greeted(path('turns'), '{}');
+  const peer = await greeted(path('turns'), '{"capabilities":{"max_data_xfer_size":16777216}}');
   device.dma.log.start(4096n, [{ iova: 0n, length: 1n << 38n }]);
   const report = message(Command.DEVICE_FEATURE, featureReport(1n << 38n), { flags: NO_REPLY });
   let sent = 0;
