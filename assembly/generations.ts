@@ -1,0 +1,104 @@
+import { moveBlocks } from './blocks';
+import { setRangeShared } from './ranges';
+import { BLOCK_LOG2, bits, bitsStride, GROUP_LOG2, generations, summary, summaryStride } from './two-level';
+
+/*
+ * Any number of writers, two bitmaps: writers mark in the live one, a report of a whole group swaps the two and takes the
+ * old one with plain loads and stores, so it costs what one writer's does. Every group of 32768 pages has a counter of its
+ * own, whose lowest bit says which bitmap is live: what a report did not ask for is not swapped, and stays pending where it
+ * is. Of a group that is asked for in part, the report takes the part from the live bitmap, as exchange.ts does.
+ *
+ * A writer's steps: (1) the bytes; (2) reads the counter; (3) atomic OR of the page bit in the bitmap that is live by (2),
+ * and of its summary bit; (4) reads the counter again, and if it moved, goes back to (2). A report's: (a) moves the counter
+ * atomically; (b) takes the old summary by an atomic exchange; (c) takes the old page bits, plainly; its reader (d) copies.
+ *
+ * So a report need not wait until no writer holds the old bitmap: a writer that still does finds out at (4), and marks once
+ * more in the live one. Nobody waits for anybody, and a writer that is stopped halfway delays no report.
+ *
+ * Why no page is lost. Take the last round of a completed write, where (2) and (4) read the same counter.
+ *  - (3) is an atomic step and (4) a load behind it, so when (4) reads the counter, the bits of (3) are visible to all (x86-64:
+ *    a locked instruction drains the store buffer and no later load passes it). (4) still saw the old counter, so the swap (a)
+ *    that retires this bitmap comes after it, and (b) and (c), which no processor moves before the locked (a), find the bits
+ *    and, for the same reason, (d) finds the bytes of (1).
+ *  - Bits that a writer leaves in a retired bitmap are surplus: their page is marked in the live one too. (c) may see them or
+ *    wipe them out by its store of 0; what survives is reported once more, later, which is allowed. They cannot bring back
+ *    what (c) took, for an atomic OR reads and writes in one step, and they hide nothing: the counter never returns to an
+ *    earlier value while a writer is between (2) and (4), short of 2^32 reports.
+ *  - Two reports of one log never run at once: its owner reports.
+ *
+ * (3) sets the summary bit only where a look finds it clear. Within one life of a bitmap it is only set, so it stays set until
+ * (b) of its swap, which is after (4).
+ *
+ * Worked example: counter 6, bitmap 0 is live. The writer reads 6; the report moves the counter to 7 and takes bitmap 0; the
+ * writer's OR lands in bitmap 0, too late. It reads 7, marks in bitmap 1, reads 7: done. The next report moves the counter to
+ * 8, takes bitmap 1 and has the page. The bit in bitmap 0, live again now, is reported once more by the report after that.
+ */
+
+/** The number of the live bitmap of a group, 0 or 1. */
+export function liveOf(group: u64): u32 {
+  return atomic.load<u32>(generations + <usize>(group << 2)) & 1;
+}
+
+/** Marks one page. */
+export function markGenerations(bit: u64): void {
+  const page = <u32>(bit & 31);
+  const block = <u32>(bit >> BLOCK_LOG2);
+  mark(<u32>(bit >> GROUP_LOG2), <u32>(bit >> 5), 1 << page, block);
+}
+
+/** {@link markGenerations} in 32 bits: a call from TypeScript is quicker where no number has to be converted. */
+export function markLive(page: u32): void {
+  mark(page >> <u32>GROUP_LOG2, page >> 5, 1 << page, page >> <u32>BLOCK_LOG2);
+}
+
+function mark(group: u32, word: u32, one: u32, block: u32): void {
+  const counter = generations + (group << 2);
+  const at = bits + (word << 2);
+  const above = summary + ((block >> 5) << 2);
+  const oneAbove = <u32>1 << block;
+  let before = atomic.load<u32>(counter);
+  while (true) {
+    const live = 0 - (before & 1);
+    atomic.or<u32>(at + (bitsStride & live), one);
+    const liveAbove = above + (summaryStride & live);
+    if ((atomic.load<u32>(liveAbove) & oneAbove) === 0) atomic.or<u32>(liveAbove, oneAbove);
+    const after = atomic.load<u32>(counter);
+    if (after === before) return;
+    before = after;
+  }
+}
+
+/** Marks pages `[first, end)`, group by group. */
+export function markRangeGenerations(first: u64, end: u64): void {
+  while (first < end) {
+    const group = first >> GROUP_LOG2;
+    const groupEnd = min<u64>((group + 1) << GROUP_LOG2, end);
+    markInGroup(group, first, groupEnd);
+    first = groupEnd;
+  }
+}
+
+function markInGroup(group: u64, first: u64, end: u64): void {
+  const counter = generations + <usize>(group << 2);
+  let before = atomic.load<u32>(counter);
+  while (true) {
+    const live = <usize>0 - <usize>(before & 1);
+    setRangeShared(bits + (bitsStride & live), <f64>first, <f64>end);
+    setRangeShared(summary + (summaryStride & live), <f64>(first >> BLOCK_LOG2), <f64>(((end - 1) >> BLOCK_LOG2) + 1));
+    const after = atomic.load<u32>(counter);
+    if (after === before) return;
+    before = after;
+  }
+}
+
+/** Takes all of a group. */
+export function takeGroupGenerations(group: u64, target: usize, to: u64): void {
+  const retired = <usize>0 - <usize>(atomic.add<u32>(generations + <usize>(group << 2), 1) & 1);
+  const marked = atomic.xchg<u64>(summary + (summaryStride & retired) + <usize>(group << 3), 0);
+  if (marked !== 0) moveBlocks(bits + (bitsStride & retired) + <usize>(group << 12), marked, target, to);
+}
+
+/** Clears summary bits of the live bitmap: all but `others`. */
+export function clearSummaryGenerations(group: u64, others: u64): void {
+  atomic.and<u64>(summary + (liveOf(group) === 0 ? 0 : summaryStride) + <usize>(group << 3), others);
+}

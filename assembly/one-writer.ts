@@ -1,0 +1,43 @@
+import { moveBlocks } from './blocks';
+import { setRange } from './ranges';
+import { BLOCK_LOG2, bits, summary } from './two-level';
+
+/*
+ * One thread writes and reports: plain loads and stores.
+ */
+
+/** Marks one page. */
+export function markOneWriter(bit: u64): void {
+  const at = bits + <usize>(bit >> 3);
+  store<u8>(at, load<u8>(at) | (1 << (<u8>(bit & 7))));
+  const block = bit >> BLOCK_LOG2;
+  const above = summary + <usize>(block >> 3);
+  const one = (<u8>1) << (<u8>(block & 7));
+  const marked = load<u8>(above);
+  if ((marked & one) === 0) store<u8>(above, marked | one);
+}
+
+/** {@link markOneWriter} in 32 bits: a call from TypeScript is quicker where no number has to be converted. */
+export function markPlain(page: u32): void {
+  const at = bits + ((page >> 5) << 2);
+  store<u32>(at, load<u32>(at) | (1 << page));
+  const block = page >> <u32>BLOCK_LOG2;
+  const above = summary + ((block >> 5) << 2);
+  const marked = load<u32>(above);
+  const one = <u32>1 << block;
+  if ((marked & one) === 0) store<u32>(above, marked | one);
+}
+
+/** Marks pages `[first, end)`. */
+export function markRangeOneWriter(first: u64, end: u64): void {
+  setRange(bits, <f64>first, <f64>end);
+  setRange(summary, <f64>(first >> BLOCK_LOG2), <f64>(((end - 1) >> BLOCK_LOG2) + 1));
+}
+
+/** Takes all of a group. */
+export function takeGroupOneWriter(group: u64, target: usize, to: u64): void {
+  const at = summary + <usize>(group << 3);
+  const marked = load<u64>(at);
+  store<u64>(at, 0);
+  moveBlocks(bits + <usize>(group << 12), marked, target, to);
+}

@@ -1,0 +1,214 @@
+import { countBytes, countUnion } from './count';
+import { markExchange, markRangeExchange, takeGroupExchange } from './exchange';
+import {
+  clearSummaryGenerations,
+  liveOf,
+  markGenerations,
+  markRangeGenerations,
+  takeGroupGenerations,
+} from './generations';
+import { markOneWriter, markRangeOneWriter, takeGroupOneWriter } from './one-writer';
+import { move, moveShared } from './or';
+
+/*
+ * The log's bitmap, of two levels: one bit a page, and above it a summary bit for each *block* of 512 pages, which is one
+ * cache line of page bits. A clean block costs a report one summary bit, so a report costs what is dirty. The summary of a
+ * *group*, 64 blocks, is one 64-bit word: 32768 pages, 4 KiB of page bits, 128 MiB of guest at 4 KiB.
+ *
+ * Worked example: page 100,000 is bit 32 of the 64-bit word 1562; its block is 195 (bytes 12480 to 12543 of the page bits),
+ * its group is 3 and its summary bit is bit 3 of summary word 3.
+ *
+ * Why 512: smaller blocks cost more summary to scan when all is clean, larger ones more page bits to read where dirt is
+ * thin, and a cache line is what a read fetches anyway. docs/performance.md has the measurement.
+ *
+ * Three ways to keep it, by who writes: one-writer.ts, exchange.ts, generations.ts. They share the order of the two levels:
+ * a writer sets the page bit, then the summary bit; a report takes the summary bit, then the page bits. Whatever the
+ * interleaving, a page bit that the report missed still gets its summary bit, for its writer sets that later.
+ */
+
+/** log2 of the pages in a block and in a group. */
+export const BLOCK_LOG2: u64 = 9;
+export const GROUP_LOG2: u64 = 15;
+export const GROUP_BYTES: usize = 4096;
+
+const ONE_WRITER: u32 = 0;
+const EXCHANGE: u32 = 1;
+
+let mode: u32 = 0;
+/** Page bits and their summary; with generations, those of generation 0. */
+export let bits: usize = 0;
+export let summary: usize = 0;
+/** With generations, how far behind them generation 1 stands; else 0. */
+export let bitsStride: usize = 0;
+export let summaryStride: usize = 0;
+/** One u32 a group: how often it was swapped; the lowest bit is the live generation. */
+export let generations: usize = 0;
+
+/** Where the levels are. All addresses and strides are multiples of 4096, except that of `generationsAt`: 64. */
+export function configure(
+  modeNumber: u32,
+  bitsAt: usize,
+  summaryAt: usize,
+  bitsBetween: usize,
+  summaryBetween: usize,
+  generationsAt: usize,
+): void {
+  mode = modeNumber;
+  bits = bitsAt;
+  summary = summaryAt;
+  bitsStride = bitsBetween;
+  summaryStride = summaryBetween;
+  generations = generationsAt;
+}
+
+/** Marks pages `[first, end)`, at least one. */
+export function markRange(first: f64, end: f64): void {
+  if (mode === ONE_WRITER) markRangeOneWriter(<u64>first, <u64>end);
+  else if (mode === EXCHANGE) markRangeExchange(<u64>first, <u64>end);
+  else markRangeGenerations(<u64>first, <u64>end);
+}
+
+/**
+ * Marks `count` pages of a list of f64, page numbers of the absolute grid. `segments` f64 triples say what is logged: the
+ * first page, the first page behind, and what to add to a page's number to get its bit. Other pages mark nothing.
+ */
+export function markList(list: usize, count: u32, table: usize, segments: u32): void {
+  const end = list + (count << 3);
+  const tableEnd = table + segments * 24;
+  let first: f64 = 0;
+  let behind: f64 = 0;
+  let distance: f64 = 0;
+  for (let at = list; at < end; at += 8) {
+    const page = load<f64>(at);
+    if (!(page >= first && page < behind)) {
+      const entry = findSegment(table, tableEnd, page);
+      if (entry === 0) continue;
+      first = load<f64>(entry);
+      behind = load<f64>(entry, 8);
+      distance = load<f64>(entry, 16);
+    }
+    const bit = <u64>(page + distance);
+    if (mode === ONE_WRITER) markOneWriter(bit);
+    else if (mode === EXCHANGE) markExchange(bit);
+    else markGenerations(bit);
+  }
+}
+
+/** The entry of the segment that has `page`; 0 when none has. */
+function findSegment(table: usize, tableEnd: usize, page: f64): usize {
+  let below: usize = 0;
+  let above: usize = (tableEnd - table) / 24;
+  while (below < above) {
+    const middle = (below + above) >> 1;
+    if (load<f64>(table + middle * 24, 8) <= page) below = middle + 1;
+    else above = middle;
+  }
+  const entry = table + below * 24;
+  return entry < tableEnd && page >= load<f64>(entry) && page < load<f64>(entry, 8) ? entry : 0;
+}
+
+/** Whether a page is marked, as the next report of it would say. */
+export function isMarked(page: f64): bool {
+  const bit = <u64>page;
+  return ((load<u8>(liveBits(bit >> GROUP_LOG2) + <usize>(bit >> 3)) >> <u8>(bit & 7)) & 1) !== 0;
+}
+
+/** How many of the pages `[first, end)` are marked; both are borders of blocks. */
+export function countMarked(first: f64, end: f64): f64 {
+  const at = bits + <usize>(<u64>first >> 3);
+  const bytes = <usize>((<u64>end - <u64>first) >> 3);
+  return <f64>(bitsStride === 0 ? countBytes(at, bytes) : countUnion(at, at + bitsStride, bytes));
+}
+
+/** The first page from `from` on, below `end`, whose block may have a mark; `end` when there is none. */
+export function nextMarkedBlock(from: f64, end: f64): f64 {
+  let bit = <u64>from;
+  const limit = <u64>end;
+  while (bit < limit) {
+    const group = skipClean(bit >> GROUP_LOG2, ((limit - 1) >> GROUP_LOG2) + 1);
+    if (group > bit >> GROUP_LOG2) bit = group << GROUP_LOG2;
+    if (bit >= limit) break;
+    const word = summaryOf(group) >> ((bit >> BLOCK_LOG2) & 63);
+    if ((word & 1) !== 0) return <f64>bit;
+    bit = word === 0 ? (group + 1) << GROUP_LOG2 : ((bit >> BLOCK_LOG2) + ctz(word)) << BLOCK_LOG2;
+  }
+  return min<f64>(<f64>bit, end);
+}
+
+/** ORs the marks of `count` pages from `first` on into the target from bit `targetStart` on, and clears them. */
+export function drain(first: f64, count: f64, target: usize, targetStart: f64): void {
+  let bit = <u64>first;
+  const end = bit + <u64>count;
+  const lastGroup = ((end - 1) >> GROUP_LOG2) + 1;
+  // Target bit of page 0; below 0 it wraps around, and back.
+  const origin = <u64>targetStart - bit;
+  while (bit < end) {
+    const group = skipClean(bit >> GROUP_LOG2, lastGroup);
+    const start = group << GROUP_LOG2;
+    if (start > bit) bit = start;
+    if (bit >= end) break;
+    const groupEnd = start + (1 << GROUP_LOG2);
+    if (bit === start && groupEnd <= end) {
+      if (mode === ONE_WRITER) takeGroupOneWriter(group, target, origin + start);
+      else if (mode === EXCHANGE) takeGroupExchange(group, target, origin + start);
+      else takeGroupGenerations(group, target, origin + start);
+    } else {
+      takePart(group, bit, min<u64>(end, groupEnd), target, origin);
+    }
+    bit = groupEnd;
+  }
+}
+
+/** Pages `[from, end)` of one group. A block that is taken in part keeps its summary bit, for the rest of it. */
+function takePart(group: u64, from: u64, end: u64, target: usize, origin: u64): void {
+  const marked = summaryOf(group);
+  const source = liveBits(group);
+  while (from < end) {
+    const block = from >> BLOCK_LOG2;
+    const blockEnd = min<u64>((block + 1) << BLOCK_LOG2, end);
+    if (((marked >> (block & 63)) & 1) !== 0) {
+      if (blockEnd - from === 1 << BLOCK_LOG2) clearSummary(group, block);
+      if (mode === ONE_WRITER) move(source, from, target, origin + from, blockEnd - from);
+      else moveShared(source, from, target, origin + from, blockEnd - from);
+    }
+    from = blockEnd;
+  }
+}
+
+function clearSummary(group: u64, block: u64): void {
+  const at = summary + <usize>(group << 3);
+  const others = ~((<u64>1) << (block & 63));
+  if (mode === ONE_WRITER) store<u64>(at, load<u64>(at) & others);
+  else if (mode === EXCHANGE) atomic.and<u64>(at, others);
+  else clearSummaryGenerations(group, others);
+}
+
+function liveBits(group: u64): usize {
+  return bitsStride === 0 ? bits : bits + (liveOf(group) === 0 ? 0 : bitsStride);
+}
+
+function summaryOf(group: u64): u64 {
+  const at = summary + <usize>(group << 3);
+  return summaryStride === 0 ? load<u64>(at) : load<u64>(at) | load<u64>(at + summaryStride);
+}
+
+/** The first group from `group` on, below `end`, whose summary is not 0; `end` when there is none. */
+function skipClean(group: u64, end: u64): u64 {
+  let at = summary + <usize>(group << 3);
+  const limit = summary + <usize>(end << 3);
+  if (summaryStride === 0) {
+    for (; at + 64 <= limit; at += 64) {
+      const any = v128.or(v128.or(v128.load(at), v128.load(at, 16)), v128.or(v128.load(at, 32), v128.load(at, 48)));
+      if (v128.any_true(any)) break;
+    }
+    while (at < limit && load<u64>(at) === 0) at += 8;
+  } else {
+    for (; at + 32 <= limit; at += 32) {
+      const other = at + summaryStride;
+      const any = v128.or(v128.or(v128.load(at), v128.load(at, 16)), v128.or(v128.load(other), v128.load(other, 16)));
+      if (v128.any_true(any)) break;
+    }
+    while (at < limit && (load<u64>(at) | load<u64>(at + summaryStride)) === 0) at += 8;
+  }
+  return <u64>(at - summary) >> 3;
+}
