@@ -3,7 +3,7 @@
  * 0, intervals are half open. The kernels trust their caller: who takes bits from outside checks them first. Pure.
  * @module
  */
-export * from './bitmap-memory.js';
+export { BitmapMemory } from './bitmap-memory.js';
 export * from './clear-range.js';
 export * from './count.js';
 export * from './expand.js';
@@ -12,4 +12,5 @@ export * from './read-and-clear.js';
 export * from './runs.js';
 export * from './set-range.js';
 export * from './shrink.js';
-export { createBitmap, testBit } from './words.js';
+export * from './two-level-bitmap.js';
+export { createBitmap, maskFrom, maskThrough, testBit, wordOf } from './words.js';

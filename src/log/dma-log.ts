@@ -1,18 +1,24 @@
-import { ADDRESS_LIMIT, type IovaRange, VfioError } from '../uapi/index.js';
+import type { Keeping } from '../bitmap/index.js';
+import { type IovaRange, VfioError } from '../uapi/index.js';
 import { EverythingSession } from './everything-session.js';
 import { requireInterval } from './interval.js';
 import { mergeRanges } from './merge-ranges.js';
 import { choosePageSize, requirePageSize } from './page-size.js';
-import { RangesSession } from './ranges-session.js';
+import { RangesSession, type SessionOptions } from './ranges-session.js';
+import { recordWrite, requireCount } from './record-write.js';
 import { checkReport } from './report-request.js';
-import { type LogSession, NUMBER_LIMIT } from './session.js';
+import type { LogSession } from './session.js';
+import type { SharedLog } from './shared-recorder.js';
 
 /*
  * The DMA log of a device: START, record, REPORT, STOP (contract: "What a correct log does").
  *
- * One thread writes, marks and reports. The order matters all the same: bytes first, then the mark. With the mark
- * first, a report between the two would hand out the mark and clear it, its reader would copy the page as it was, and
- * the write that follows would be in no report at all.
+ * The order matters: bytes first, then the mark. With the mark first, a report between the two would hand out the mark and
+ * clear it, its reader would copy the page as it was, and the write that follows would be in no report at all.
+ *
+ * By default the thread that owns the log writes and reports. Where other threads write too, the log is made for it
+ * (`keeping`), and each of them records through a `SharedRecorder`; reports stay with the owner, one at a time. Why no write
+ * is lost then: assembly/generations.ts and assembly/exchange.ts.
  */
 
 /** What a {@link DmaLog} can do, and how much it may take. */
@@ -23,26 +29,45 @@ export interface DmaLogOptions {
   maxRanges?: number;
   /** Most memory for bitmaps, bytes. A START beyond it is ENOMEM before anything is allocated. Default 512 MiB. */
   maxBytes?: number;
+  /** Most ranges that a START may ask for; more are E2BIG before any is looked at. Default 65536. */
+  maxRangesAsked?: number;
+  /**
+   * Who writes: `'one-writer'`, this thread alone, the quickest; `'generations'`, any number of threads at twice the bits, with
+   * reports at plain speed; `'exchange'`, any number of threads at one time the bits, with reports some ten times slower.
+   * Default `'one-writer'`.
+   */
+  keeping?: Keeping;
+  /**
+   * Room in the log's own memory for bitmaps to report into ({@link DmaLog.createReportBitmap}), bytes. Default: as much as
+   * the log's bits. What is not used costs addresses, not memory.
+   */
+  reportBytes?: number;
 }
 
 /** Which pages a device wrote, since when. One log serves one device. */
 export class DmaLog {
   readonly #pageSizes: readonly bigint[];
   readonly #maxRanges: number;
-  readonly #maxBytes: number;
+  readonly #maxRangesAsked: number;
+  readonly #options: SessionOptions;
   #session: LogSession | undefined;
   #pageSize = 0n;
 
   /** @throws VfioError EINVAL for options that no log can have. */
   constructor(options: DmaLogOptions = {}) {
-    const { pageSizes = [4096n], maxRanges = 256, maxBytes = 512 * 2 ** 20 } = options;
+    const { pageSizes = [4096n], maxRanges = 256, maxRangesAsked = 65536, keeping = 'one-writer' } = options;
+    const { maxBytes = 512 * 2 ** 20, reportBytes } = options;
     if (pageSizes.length === 0) throw badOption('pageSizes', 'is empty');
     for (const size of pageSizes) requirePageSize(size, 'DmaLog', 'pageSizes');
-    if (!Number.isSafeInteger(maxRanges) || maxRanges < 1) throw badOption('maxRanges', `${maxRanges} is no count`);
-    if (!Number.isSafeInteger(maxBytes) || maxBytes < 1) throw badOption('maxBytes', `${maxBytes} is no size`);
+    requireWhole(maxRanges, 1, 'maxRanges');
+    requireWhole(maxRangesAsked, 1, 'maxRangesAsked');
+    requireWhole(maxBytes, 1, 'maxBytes');
+    if (reportBytes !== undefined) requireWhole(reportBytes, 0, 'reportBytes');
+    if (!['one-writer', 'generations', 'exchange'].includes(keeping)) throw badOption('keeping', `${keeping}`);
     this.#pageSizes = [...pageSizes].sort((a, b) => (a < b ? -1 : a > b ? 1 : 0));
     this.#maxRanges = maxRanges;
-    this.#maxBytes = maxBytes;
+    this.#maxRangesAsked = maxRangesAsked;
+    this.#options = { keeping, maxBytes, reportBytes };
   }
 
   /** Whether a session runs. */
@@ -67,7 +92,8 @@ export class DmaLog {
    * A START that fails changes nothing.
    * @returns the page size chosen: the supported one closest to the hint in log2, the smaller one on a tie. Bytes.
    * @throws VfioError EINVAL when started already, for a hint of 0, and for an empty list of ranges; EOVERFLOW when a
-   * range reaches 2^64; ENOMEM when the bitmaps would take more than `maxBytes`.
+   * range reaches 2^64; E2BIG for more than `maxRangesAsked` ranges; ENOMEM when the bitmaps would take more than `maxBytes`,
+   * or more than WebAssembly's 4 GiB (128 TiB at 4 KiB).
    */
   start(pageSizeHint: bigint, ranges: readonly IovaRange[] | 'everything'): bigint {
     const operation = 'DMA_LOGGING_START';
@@ -76,7 +102,7 @@ export class DmaLog {
     const pageSize = choosePageSize(pageSizeHint, this.#pageSizes);
     this.#session =
       ranges === 'everything'
-        ? new EverythingSession(pageSize, this.#maxBytes)
+        ? new EverythingSession(pageSize, this.#options.maxBytes)
         : this.#startRanges(pageSize, ranges, operation);
     this.#pageSize = pageSize;
     return pageSize;
@@ -84,8 +110,12 @@ export class DmaLog {
 
   #startRanges(pageSize: bigint, ranges: readonly IovaRange[], operation: string): LogSession {
     if (ranges.length === 0) throw new VfioError('EINVAL', { operation, field: 'num_ranges', message: 'is 0' });
+    if (ranges.length > this.#maxRangesAsked) {
+      const message = `${ranges.length}, at most ${this.#maxRangesAsked}`;
+      throw new VfioError('E2BIG', { operation, field: 'num_ranges', message });
+    }
     for (const range of ranges) requireInterval(range.iova, range.length, operation);
-    return new RangesSession(mergeRanges(ranges, this.#maxRanges), pageSize, this.#maxBytes);
+    return new RangesSession(mergeRanges(ranges, this.#maxRanges), pageSize, this.#options);
   }
 
   /** Stops logging; the log is gone. @throws VfioError EINVAL when not started. */
@@ -104,14 +134,28 @@ export class DmaLog {
   record(iova: number | bigint, length: number): void {
     const session = this.#session;
     if (session === undefined) return;
-    const start = Number(iova);
-    const end = start + length;
-    // A bigint above the limit is rounded, but not to below the limit; the same goes for the sum.
-    if (start >= 0 && length > 0 && end < NUMBER_LIMIT && Number.isInteger(start) && Number.isInteger(length)) {
-      session.record(start, end);
-    } else {
-      recordUncommon(session, iova, length);
-    }
+    recordWrite(session, iova, length);
+  }
+
+  /**
+   * Marks whole log pages by their numbers, iova divided by {@link DmaLog.pageSize}: the first `count` of a list, in any order.
+   * Pages that no range touches are not logged. For devices that write many pages at once: quicker than one call for each.
+   * @throws VfioError EINVAL when the list is shorter than `count`.
+   */
+  recordPages(pages: Float64Array | Uint32Array, count = pages.length): void {
+    if (this.#session === undefined) return;
+    requireCount(pages, count);
+    this.#session.recordPages(pages, count);
+  }
+
+  /**
+   * What another thread needs to record into this session, for `postMessage` or `workerData`; one for each thread. There,
+   * {@link SharedRecorder} takes it.
+   * @throws VfioError EINVAL when not started; EOPNOTSUPP for one writer and for `'everything'`; ENOMEM for more than 256.
+   */
+  share(): SharedLog {
+    if (this.#session === undefined) throw notStarted('DmaLog.share');
+    return this.#session.share();
   }
 
   /**
@@ -127,9 +171,34 @@ export class DmaLog {
    * everything as dirty, and restart.
    */
   report(iova: bigint, length: bigint, pageSize: bigint, bitmap: Uint32Array): void {
+    this.#report(iova, length, pageSize, bitmap, 'own');
+  }
+
+  /**
+   * {@link DmaLog.report} into a bitmap that others report into at the same time: other logs in other threads, or in other
+   * processes that map the same memory file. Bits are ORed in atomically, so that the bitmap becomes the union of all.
+   * @param bitmap as for {@link DmaLog.report}; over a `SharedArrayBuffer`, or over pages that processes share.
+   * @throws VfioError as {@link DmaLog.report}.
+   */
+  reportShared(iova: bigint, length: bigint, pageSize: bigint, bitmap: Uint32Array): void {
+    this.#report(iova, length, pageSize, bitmap, 'shared');
+  }
+
+  #report(iova: bigint, length: bigint, pageSize: bigint, bitmap: Uint32Array, combining: 'own' | 'shared'): void {
     if (this.#session === undefined) throw notStarted('DMA_LOGGING_REPORT');
-    const request = checkReport(iova, length, pageSize, bitmap);
+    const request = checkReport(iova, length, pageSize, bitmap, combining);
     if (length > 0n) this.#session.report(request);
+  }
+
+  /**
+   * A clean bitmap of at least `bits` bits in the session's own memory: reports go there without a copy. It serves this
+   * session; take one, and use it again and again.
+   * @throws VfioError EINVAL when not started; ENOMEM when `reportBytes` are used up.
+   */
+  createReportBitmap(bits: number): Uint32Array {
+    if (this.#session === undefined) throw notStarted('DmaLog.createReportBitmap');
+    requireWhole(bits, 0, 'bits');
+    return this.#session.createReportBitmap(bits);
   }
 
   /** Pages that are marked now; for statistics. */
@@ -138,14 +207,8 @@ export class DmaLog {
   }
 }
 
-function recordUncommon(session: LogSession, iova: number | bigint, length: number): void {
-  if (!Number.isSafeInteger(length) || length < 0) throw badWrite('length', length);
-  if (typeof iova === 'number' && !Number.isSafeInteger(iova)) throw badWrite('iova', iova);
-  if (iova < 0) throw badWrite('iova', iova);
-  const start = BigInt(iova);
-  const reach = start + BigInt(length);
-  const end = reach < ADDRESS_LIMIT ? reach : ADDRESS_LIMIT;
-  if (start < end) session.recordHigh(start, end);
+function requireWhole(value: number, least: number, field: string): void {
+  if (!Number.isSafeInteger(value) || value < least) throw badOption(field, `${value} is not ${least} or more`);
 }
 
 function badOption(field: string, message: string): VfioError {
@@ -154,8 +217,4 @@ function badOption(field: string, message: string): VfioError {
 
 function notStarted(operation: string): VfioError {
   return new VfioError('EINVAL', { operation, message: 'logging is not started' });
-}
-
-function badWrite(field: string, value: number | bigint): VfioError {
-  return new VfioError('EINVAL', { operation: 'DmaLog.record', field, message: `${value} is no address or length` });
 }

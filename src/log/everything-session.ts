@@ -1,9 +1,12 @@
-import { nextSetBit, setRange } from '../bitmap/index.js';
+import { createBitmap } from '../bitmap/index.js';
 import { ADDRESS_LIMIT, type IovaRange, VfioError } from '../uapi/index.js';
+import { ArrayMarks } from './array-marks.js';
 import type { Interval } from './interval.js';
+import { NUMBER_LIMIT } from './number-limit.js';
 import type { ReportRequest } from './report-request.js';
 import { Segment } from './segment.js';
 import type { LogSession } from './session.js';
+import type { SharedLog } from './shared-recorder.js';
 
 /*
  * A session without ranges: every write is logged, wherever memory is mapped now or later (contract rule 12). Bits are
@@ -53,6 +56,17 @@ export class EverythingSession implements LogSession {
     this.#mark(windowOf(firstPage), bitInWindow(firstPage), windowOf(lastPage), bitInWindow(lastPage));
   }
 
+  recordPages(pages: Float64Array | Uint32Array, count: number): void {
+    for (let index = 0; index < count; index++) {
+      const page = Math.floor(pages[index]);
+      // No page has such a number.
+      if (!(page >= 0 && page < NUMBER_LIMIT)) continue;
+      const window = Math.floor(page / WINDOW_PAGES);
+      const bit = page - window * WINDOW_PAGES;
+      this.#mark(window, bit, window, bit);
+    }
+  }
+
   #mark(firstWindow: number, firstBit: number, lastWindow: number, lastBit: number): void {
     if (this.#lost) return;
     if (lastWindow - firstWindow >= this.#maxWindows) {
@@ -65,7 +79,7 @@ export class EverythingSession implements LogSession {
         this.#lose();
         return;
       }
-      setRange(window.words, number === firstWindow ? firstBit : 0, number === lastWindow ? lastBit + 1 : WINDOW_PAGES);
+      window.marks.mark(number === firstWindow ? firstBit : 0, number === lastWindow ? lastBit + 1 : WINDOW_PAGES);
     }
   }
 
@@ -80,7 +94,7 @@ export class EverythingSession implements LogSession {
   #createWindow(number: number): Segment | undefined {
     if (this.#windows.size >= this.#maxWindows) return undefined;
     const start = BigInt(number) * BigInt(WINDOW_PAGES) * this.#pageSize;
-    const window = new Segment(start, WINDOW_PAGES, this.#pageSize, wholeSpace);
+    const window = new Segment(start, WINDOW_PAGES, this.#pageSize, wholeSpace, new ArrayMarks(WINDOW_PAGES));
     this.#windows.set(number, window);
     return window;
   }
@@ -115,12 +129,21 @@ export class EverythingSession implements LogSession {
   #reportWindow(number: number, window: Segment | undefined, request: ReportRequest): void {
     if (window === undefined) return;
     window.report(request);
-    if (nextSetBit(window.words, 0, WINDOW_PAGES) === WINDOW_PAGES) this.#windows.delete(number);
+    if (window.marks.count() === 0) this.#windows.delete(number);
+  }
+
+  createReportBitmap(bits: number): Uint32Array {
+    return createBitmap(bits);
+  }
+
+  share(): SharedLog {
+    const message = 'a log of everything makes its bitmaps as writes come: one thread only';
+    throw new VfioError('EOPNOTSUPP', { operation: 'DmaLog.share', message });
   }
 
   dirtyPages(): number {
     let total = 0;
-    for (const window of this.#windows.values()) total += window.dirtyPages();
+    for (const window of this.#windows.values()) total += window.marks.count();
     return total;
   }
 }

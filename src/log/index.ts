@@ -2,3 +2,4 @@
 export * from './dma-log.js';
 export { mergeRanges } from './merge-ranges.js';
 export { choosePageSize } from './page-size.js';
+export { type SharedLog, SharedRecorder } from './shared-recorder.js';

@@ -1,4 +1,5 @@
 import { bitmapBytes, VfioError } from '../uapi/index.js';
+import { type BitTarget, OwnTarget, SharedTarget } from './bit-target.js';
 import { requireInterval } from './interval.js';
 import { requirePageSize } from './page-size.js';
 
@@ -12,15 +13,21 @@ export interface ReportRequest {
   readonly end: bigint;
   /** What one bit speaks of, bytes. */
   readonly pageSize: bigint;
-  /** Large enough for the interval. Bits are added, none is cleared. */
-  readonly bitmap: Uint32Array;
+  /** Large enough for the interval. */
+  readonly target: BitTarget;
 }
 
 /**
  * Checks a report, in Linux's order: page size, overflow, then the bitmap (kernel.md rows C27 and C53).
  * @throws VfioError EINVAL, EOVERFLOW
  */
-export function checkReport(iova: bigint, length: bigint, pageSize: bigint, bitmap: Uint32Array): ReportRequest {
+export function checkReport(
+  iova: bigint,
+  length: bigint,
+  pageSize: bigint,
+  bitmap: Uint32Array,
+  combining: 'own' | 'shared',
+): ReportRequest {
   requirePageSize(pageSize, operation, 'page_size');
   requireInterval(iova, length, operation);
   const needed = bitmapBytes(length, pageSize);
@@ -28,5 +35,10 @@ export function checkReport(iova: bigint, length: bigint, pageSize: bigint, bitm
     const message = `${bitmap.byteLength} bytes, needs ${needed}`;
     throw new VfioError('EINVAL', { operation, field: 'bitmap', message });
   }
-  return { start: iova, end: iova + length, pageSize, bitmap };
+  return {
+    start: iova,
+    end: iova + length,
+    pageSize,
+    target: combining === 'own' ? new OwnTarget(bitmap) : new SharedTarget(bitmap),
+  };
 }

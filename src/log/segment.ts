@@ -1,15 +1,8 @@
-import {
-  clearRange,
-  countBits,
-  createBitmap,
-  RunCursor,
-  readAndClear,
-  setBit,
-  setRange,
-  testBit,
-} from '../bitmap/index.js';
+import { RunCursor } from '../bitmap/index.js';
 import { BitScale } from './bit-scale.js';
 import { type Interval, touchesAny } from './interval.js';
+import { PIECE_BITS } from './log-memory.js';
+import type { PageMarks } from './page-marks.js';
 import type { ReportRequest } from './report-request.js';
 
 /*
@@ -17,81 +10,113 @@ import type { ReportRequest } from './report-request.js';
  * pageSize).
  *
  * A report may cut the first and the last page that it touches. Such a page's bit is reported, and kept if a requested
- * byte of the page lies outside the report (contract rule 4), for that byte may be what was written. If none does, the
- * bit is cleared: so a report of exactly a logged range converges although the range's ends lie inside pages.
+ * byte of the page lies outside the report (contract rule 4), for that byte may be what was written. It is not taken and
+ * put back: a writer on another thread may mark it in between. If no such byte exists, the bit is cleared: so a report of
+ * exactly a logged range converges although the range's ends lie inside pages.
  *
  * Worked example: page size 4096, requested [0x1800, 0x3000), pages 1 and 2 dirty. A report of [0x1800, 0x2800) at 4096
  * sets bit 0 (page 1 from 0x1800 on, and page 2 up to 0x2800). Page 1 is cleared: nothing was requested below 0x1800.
  * Page 2 is kept: [0x2800, 0x3000) was not in the report.
  */
 
-/** Log pages from `start` on, and the bits that say which of them were written. */
+/** Between page sizes that differ by more than this, marks are converted run by run. */
+const MOST_RATIO = PIECE_BITS / 64;
+
+/** Log pages from `start` on, and the marks that say which of them were written. */
 export class Segment {
-  /** The bits. Bit 0 is the page that begins at `start`. */
-  readonly words: Uint32Array;
+  readonly marks: PageMarks;
   /** First byte, a multiple of the page size. */
   readonly start: bigint;
   /** First byte behind the last page. It may be beyond 2^64. */
   readonly end: bigint;
   readonly #pageSize: bigint;
   readonly #requested: readonly Interval[];
-  readonly #pages: number;
 
-  /**
-   * `requested`: the bytes of these pages that are logged, ascending.
-   * @throws RangeError when the engine has no room for the bits.
-   */
-  constructor(start: bigint, pages: number, pageSize: bigint, requested: readonly Interval[]) {
-    this.words = createBitmap(pages);
+  /** `requested`: the bytes of these pages that are logged, ascending. */
+  constructor(start: bigint, pages: number, pageSize: bigint, requested: readonly Interval[], marks: PageMarks) {
+    this.marks = marks;
     this.start = start;
     this.end = start + BigInt(pages) * pageSize;
     this.#pageSize = pageSize;
     this.#requested = requested;
-    this.#pages = pages;
   }
 
-  /** Pages marked now. */
-  dirtyPages(): number {
-    return countBits(this.words, 0, this.#pages);
-  }
-
-  /** Moves the bits of the pages that `request` touches into its bitmap. */
+  /** Moves the marks of the pages that `request` touches into its bitmap. */
   report(request: ReportRequest): void {
     const start = request.start > this.start ? request.start : this.start;
     const end = request.end < this.end ? request.end : this.end;
     if (start >= end) return;
-    const first = this.#pageAt(start);
-    const last = this.#pageAt(end - 1n);
-    const keepFirst = testBit(this.words, first) && this.#holdsMoreThan(request, first);
-    const keepLast = testBit(this.words, last) && this.#holdsMoreThan(request, last);
-    if (request.pageSize === this.#pageSize && request.start % this.#pageSize === 0n) {
-      const bit = Number((start - request.start) / this.#pageSize);
-      readAndClear(this.words, first, request.bitmap, bit, last - first + 1);
-    } else {
-      this.#convert(request, start, end);
-    }
-    if (keepFirst) setBit(this.words, first);
-    if (keepLast) setBit(this.words, last);
+    let first = this.#pageAt(start);
+    let last = this.#pageAt(end - 1n);
+    if (this.#holdsMoreThan(request, first)) this.#copy(request, first++);
+    if (first <= last && this.#holdsMoreThan(request, last)) this.#copy(request, last--);
+    if (first <= last) this.#move(request, first, last);
   }
 
-  /** Read-and-clear between any two page sizes at any alignment: run by run, so that it costs what is dirty. */
-  #convert(request: ReportRequest, start: bigint, end: bigint): void {
-    const first = this.#pageAt(start);
-    const last = this.#pageAt(end - 1n);
-    const firstBit = Number((start - request.start) / request.pageSize);
-    const lastBit = Number((end - 1n - request.start) / request.pageSize);
-    // Boundaries inside the report are scaled from the first of them; the report's own edges are firstBit and lastBit.
+  /** Reports one page and keeps its mark. */
+  #copy(request: ReportRequest, page: number): void {
+    if (!this.marks.isMarked(page)) return;
+    const { first, last } = this.#bitsOf(request, page, page);
+    request.target.setRange(first, last + 1);
+  }
+
+  #move(request: ReportRequest, first: number, last: number): void {
+    const { target } = request;
+    const bits = this.#bitsOf(request, first, last);
+    const ratio = this.#ratio(request);
+    const ahead = this.start + BigInt(first) * this.#pageSize - request.start;
+    if (ratio === undefined) {
+      this.#convert(request, first, last, bits);
+    } else if (ratio === 1) {
+      this.marks.move(first, last - first + 1, target, bits.first);
+    } else if (this.#pageSize < request.pageSize) {
+      // Not below 0: the report begins on a border of log pages.
+      const phase = Number((ahead % request.pageSize) / this.#pageSize);
+      this.marks.shrink(first, last - first + 1, target, bits.first, ratio, phase);
+    } else {
+      const phase = ahead < 0n ? Number(-ahead / request.pageSize) : 0;
+      this.marks.expand(first, bits.last - bits.first + 1, target, bits.first, ratio, phase);
+    }
+  }
+
+  /** How many of the smaller pages make a larger one; undefined when borders do not meet, or for too many. */
+  #ratio(request: ReportRequest): number | undefined {
+    const [small, large] =
+      this.#pageSize < request.pageSize ? [this.#pageSize, request.pageSize] : [request.pageSize, this.#pageSize];
+    if (request.start % small !== 0n) return undefined;
+    const ratio = large / small;
+    return ratio <= MOST_RATIO ? Number(ratio) : undefined;
+  }
+
+  /** Between any two page sizes at any alignment: run by run, so that it costs what is dirty. */
+  #convert(request: ReportRequest, first: number, last: number, bits: { first: number; last: number }): void {
+    // Boundaries inside the report are scaled from the first of them; the outer edges are known.
     const origin = first + 1;
     const offset = this.start + BigInt(origin) * this.#pageSize - request.start;
     const firstOf = new BitScale(offset, this.#pageSize, request.pageSize);
     const lastBefore = new BitScale(offset - 1n, this.#pageSize, request.pageSize);
-    const runs = new RunCursor(this.words, first, last + 1);
-    while (runs.next()) {
-      const from = runs.start === first ? firstBit : firstOf.bitAt(runs.start - origin);
-      const through = runs.end > last ? lastBit : lastBefore.bitAt(runs.end - origin);
-      setRange(request.bitmap, from, through + 1);
-      clearRange(this.words, runs.start, runs.end);
-    }
+    this.marks.takePieces(first, last - first + 1, (words, start, page, count) => {
+      const runs = new RunCursor(words, start, start + count);
+      while (runs.next()) {
+        const from = runs.start - start + page;
+        const end = runs.end - start + page;
+        const firstBit = from === first ? bits.first : firstOf.bitAt(from - origin);
+        const lastBit = end > last ? bits.last : lastBefore.bitAt(end - origin);
+        request.target.setRange(firstBit, lastBit + 1);
+      }
+    });
+  }
+
+  /** The report's bits that speak of what it asks for of pages `[first, last]`. */
+  #bitsOf(request: ReportRequest, first: number, last: number): { first: number; last: number } {
+    const start = this.start + BigInt(first) * this.#pageSize;
+    const end = this.start + BigInt(last + 1) * this.#pageSize;
+    const from = start > request.start ? start : request.start;
+    const through = (end < request.end ? end : request.end) - 1n;
+    return {
+      first: Number((from - request.start) / request.pageSize),
+      last: Number((through - request.start) / request.pageSize),
+    };
   }
 
   #pageAt(iova: bigint): number {

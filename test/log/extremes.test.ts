@@ -218,17 +218,40 @@ describe('absurd requests', () => {
     expect(reportBits(log, 0n, LIMIT - 1n, 2n ** 63n)).toEqual([0]);
   });
 
-  test('a million ranges become as many as the log keeps, and every one of them is logged', () => {
-    const log = new DmaLog({ maxBytes: 2 ** 28 });
-    const ranges = Array.from({ length: 1_000_000 }, (_, index) => ({
-      iova: BigInt((index * 7919) % 1_000_000) * 8192n,
+  test('a million ranges are E2BIG before one of them is looked at', () => {
+    const log = new DmaLog();
+    const untouched = new Proxy(new Array(1_000_000), {
+      get(target, key) {
+        if (key === 'length') return target.length;
+        throw new Error(`${String(key)} was read`);
+      },
+    });
+    expect(errnoOf(() => log.start(4096n, untouched))).toBe('E2BIG');
+    expect(log.active).toBe(false);
+    expect(errnoOf(() => new DmaLog({ maxRangesAsked: 0 }))).toBe('EINVAL');
+    expect(errnoOf(() => new DmaLog({ maxRangesAsked: 999_999 }).start(4096n, untouched))).toBe('E2BIG');
+  });
+
+  test('65536 ranges become as many as the log keeps, and every one of them is logged', () => {
+    const log = new DmaLog();
+    const ranges = Array.from({ length: 65536 }, (_, index) => ({
+      iova: BigInt((index * 7919) % 65536) * 8192n,
       length: 4096n,
     }));
     log.start(4096n, ranges);
     expect(log.ranges.length).toBe(256);
-    log.record(999_999 * 8192, 1);
+    log.record(65535 * 8192, 1);
     log.record(8192, 1);
     expect(log.dirtyPages()).toBe(2);
+  });
+
+  test("beyond WebAssembly's 4 GiB START is ENOMEM and names the limit, in every way of keeping", () => {
+    for (const keeping of ['one-writer', 'exchange', 'generations'] as const) {
+      const log = new DmaLog({ keeping, maxBytes: Number.MAX_SAFE_INTEGER });
+      expect(() => log.start(4096n, [{ iova: 0n, length: 2n ** 47n }])).toThrow(/4 GiB: the bits of 128 TiB at 4 KiB/);
+      expect(log.active).toBe(false);
+      expect(log.start(4096n, [{ iova: 0n, length: 2n ** 30n }])).toBe(4096n);
+    }
   });
 
   test('a report over the whole space of an everything log costs what is dirty', () => {

@@ -3,6 +3,8 @@ import { describe, expect, test } from 'vitest';
 import { DmaLog } from '../../src/log/index.js';
 import type { IovaRange } from '../../src/uapi/index.js';
 import { bitmapFor, setBits } from './bitmaps.js';
+import { destinations, reportInto } from './destinations.js';
+import { keepings } from './keepings.js';
 import { NaiveLog, type NaiveRange } from './naive-log.js';
 
 /* The log against the byte-by-byte oracle: any START, then any sequence of operations. */
@@ -31,6 +33,8 @@ const setup = fc.record({
     { weight: 1, arbitrary: fc.constant<'everything'>('everything') },
   ),
   maxRanges: fc.oneof(fc.constant(256), fc.integer({ min: 1, max: 6 })),
+  keeping: fc.constantFrom(...keepings),
+  into: fc.constantFrom(...destinations),
 });
 
 const operation = fc.oneof(
@@ -72,8 +76,8 @@ describe('the log and the byte-by-byte oracle', () => {
   test('agree on every bit of every report, and on how much is dirty in between', () => {
     fc.assert(
       fc.property(setup, fc.array(operation, { maxLength: 25 }), (start, operations) => {
-        const { base, ranges, maxRanges } = start;
-        const log = new DmaLog({ pageSizes: start.pageSizes.map(log2 => 2n ** BigInt(log2)), maxRanges });
+        const { base, ranges, maxRanges, keeping, into } = start;
+        const log = new DmaLog({ pageSizes: start.pageSizes.map(log2 => 2n ** BigInt(log2)), maxRanges, keeping });
         const startBoth = () => {
           const chosen = log.start(BigInt(start.hint), ranges === 'everything' ? ranges : toIova(base, ranges));
           return new NaiveLog(Number(chosen), Number(base % 2n ** 20n), ranges, maxRanges);
@@ -89,11 +93,11 @@ describe('the log and the byte-by-byte oracle', () => {
           } else if (step.kind === 'report') {
             const at = clampStart(base, step.start);
             const pageSize = step.pageSizeLog2 === 'same' ? log.pageSize : 2n ** BigInt(step.pageSizeLog2);
-            const bitmap = bitmapFor(BigInt(step.length), pageSize).fill(step.stain);
-            const expected = new Set(setBits(bitmap));
+            const before = bitmapFor(BigInt(step.length), pageSize).fill(step.stain);
+            const expected = new Set(setBits(before));
             for (const bit of naive.report(at, step.length, Number(pageSize))) expected.add(bit);
-            log.report(base + BigInt(at), BigInt(step.length), pageSize, bitmap);
-            expect(setBits(bitmap)).toEqual([...expected].sort((a, b) => a - b));
+            const after = reportInto(log, into, base + BigInt(at), BigInt(step.length), pageSize, before);
+            expect(setBits(after)).toEqual([...expected].sort((a, b) => a - b));
           } else {
             log.stop();
             naive = startBoth();
@@ -114,6 +118,7 @@ describe('no dirty byte is ever lost', () => {
         const log = new DmaLog({
           pageSizes: start.pageSizes.map(log2 => 2n ** BigInt(log2)),
           maxRanges: start.maxRanges,
+          keeping: start.keeping,
         });
         log.start(BigInt(start.hint), ranges === 'everything' ? ranges : toIova(base, ranges));
         const isLogged = (byte: number) =>
@@ -127,9 +132,9 @@ describe('no dirty byte is ever lost', () => {
             for (let byte = at; byte < at + step.length; byte++) if (isLogged(byte)) pending.add(byte);
           } else {
             const pageSize = step.pageSizeLog2 === 'same' ? log.pageSize : 2n ** BigInt(step.pageSizeLog2);
-            const bitmap = bitmapFor(BigInt(step.length), pageSize);
-            log.report(base + BigInt(at), BigInt(step.length), pageSize, bitmap);
-            const bits = new Set(setBits(bitmap));
+            const clean = bitmapFor(BigInt(step.length), pageSize);
+            const after = reportInto(log, start.into, base + BigInt(at), BigInt(step.length), pageSize, clean);
+            const bits = new Set(setBits(after));
             for (const byte of [...pending]) {
               if (byte < at || byte >= at + step.length) continue;
               expect(bits).toContain(Math.floor((byte - at) / Number(pageSize)));
@@ -149,6 +154,7 @@ describe('no dirty byte is ever lost', () => {
         const log = new DmaLog({
           pageSizes: start.pageSizes.map(log2 => 2n ** BigInt(log2)),
           maxRanges: start.maxRanges,
+          keeping: start.keeping,
         });
         log.start(BigInt(start.hint), toIova(base, ranges));
         for (const write of writes) log.record(base + BigInt(write), 3);

@@ -1,0 +1,58 @@
+import { maskFrom, maskThrough, orBits, setRange, wordOf } from '../bitmap/index.js';
+
+/** The bitmap that a report adds to. Bits are added, none is cleared. */
+export interface BitTarget {
+  readonly words: Uint32Array;
+  /** Whether others add to the same words at the same time. */
+  readonly isShared: boolean;
+  /** Sets bits `[start, end)`. */
+  setRange(start: number, end: number): void;
+  /** ORs source bits `[sourceStart, sourceStart + count)` into the bits from `start` on. */
+  or(source: Uint32Array, sourceStart: number, start: number, count: number): void;
+}
+
+/** A bitmap that nobody else writes during the report. */
+export class OwnTarget implements BitTarget {
+  readonly words: Uint32Array;
+  readonly isShared = false;
+
+  constructor(words: Uint32Array) {
+    this.words = words;
+  }
+
+  setRange(start: number, end: number): void {
+    setRange(this.words, start, end);
+  }
+
+  or(source: Uint32Array, sourceStart: number, start: number, count: number): void {
+    orBits(source, sourceStart, this.words, start, count);
+  }
+}
+
+/** A bitmap that other trackers report into at the same time: every word is changed in one atomic step. */
+export class SharedTarget implements BitTarget {
+  readonly words: Uint32Array;
+  readonly isShared = true;
+
+  constructor(words: Uint32Array) {
+    this.words = words;
+  }
+
+  setRange(start: number, end: number): void {
+    const first = wordOf(start);
+    const last = wordOf(end - 1);
+    for (let index = first; index <= last; index++) {
+      const mask = (index === first ? maskFrom(start) : -1) & (index === last ? maskThrough(end - 1) : -1);
+      Atomics.or(this.words, index, mask);
+    }
+  }
+
+  or(source: Uint32Array, sourceStart: number, start: number, count: number): void {
+    const image = new Uint32Array(wordOf(count + (start & 31) - 1) + 1);
+    orBits(source, sourceStart, image, start & 31, count);
+    const first = wordOf(start);
+    for (let index = 0; index < image.length; index++) {
+      if (image[index] !== 0) Atomics.or(this.words, first + index, image[index]);
+    }
+  }
+}
