@@ -18,16 +18,16 @@ export function edgesResume(): f64 {
 }
 
 /**
- * Writes the edges of the runs in `[from, limit)` to `out`, as f64, and returns how many there are. A run that reaches the
- * limit ends there. `open`: 1 when a run goes on at `from`, from an earlier call that returned an odd number of edges in
- * all. `room`: how many fit, at least 65. `base` is a multiple of 8.
+ * Writes the edges of the runs in `[from, limit)` to `out`, as f64, and returns how many there are. The limit itself is no
+ * edge: after an odd number of them in all, a run is open there. `open`: 1 when a run is open at `from`. `room`: how many
+ * fit, at least 64. `base` is a multiple of 8.
  */
 export function edges(base: usize, from: f64, limit: f64, open: u32, out: usize, room: u32): u32 {
   let bit = <u64>from;
   const end = <u64>limit;
   let before = <u64>open;
   let next = out;
-  const full = out + ((room - 65) << 3);
+  const full = out + ((room - 64) << 3);
   while (bit < end && next <= full) {
     const place = bit & 63;
     if (place === 0 && before === 0) {
@@ -42,14 +42,7 @@ export function edges(base: usize, from: f64, limit: f64, open: u32, out: usize,
     before = (word >> (here - 1)) & 1;
     bit += here;
   }
-  if (bit >= end) {
-    bit = end;
-    if (before !== 0) {
-      store<f64>(next, <f64>end);
-      next += 8;
-    }
-  }
-  resumeAt = bit;
+  resumeAt = min<u64>(bit, end);
   return <u32>((next - out) >> 3);
 }
 

@@ -37,7 +37,7 @@ export function markShared(page: u32): void {
   atomic.or<u32>(bits + ((page >> 5) << 2), 1 << page);
   const block = page >> <u32>BLOCK_LOG2;
   const above = summary + ((block >> 5) << 2);
-  const one = <u32>1 << block;
+  const one = (<u32>1) << block;
   if ((atomic.load<u32>(above) & one) === 0) atomic.or<u32>(above, one);
 }
 

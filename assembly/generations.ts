@@ -55,7 +55,7 @@ function mark(group: u32, word: u32, one: u32, block: u32): void {
   const counter = generations + (group << 2);
   const at = bits + (word << 2);
   const above = summary + ((block >> 5) << 2);
-  const oneAbove = <u32>1 << block;
+  const oneAbove = (<u32>1) << block;
   let before = atomic.load<u32>(counter);
   while (true) {
     const live = 0 - (before & 1);

@@ -24,7 +24,7 @@ export function markPlain(page: u32): void {
   const block = page >> <u32>BLOCK_LOG2;
   const above = summary + ((block >> 5) << 2);
   const marked = load<u32>(above);
-  const one = <u32>1 << block;
+  const one = (<u32>1) << block;
   if ((marked & one) === 0) store<u32>(above, marked | one);
 }
 

@@ -7,8 +7,15 @@ export const WASM_PAGE = 65536;
 /** Most that one WebAssembly memory holds, bytes: the bits of 128 TiB of guest at 4 KiB, or of 64 TiB in two generations. */
 export const WASM_MEMORY_LIMIT = 2 ** 32;
 
+/** Numbers that a kernel hands out at a time: see {@link BitmapMemory.numbers}. */
+export const NUMBERS = 1024;
+
 /** What lies below is nobody's: address 0 is no bitmap, and the compiler may put constants there. */
-const RESERVED = 1024;
+const NUMBERS_AT = 1024;
+const RESERVED = NUMBERS_AT + NUMBERS * 8;
+
+/** The memories that this thread made, by their buffers. */
+const made = new WeakMap<ArrayBufferLike, BitmapMemory>();
 
 /**
  * Memory in which the kernels work: a shared WebAssembly memory, handed out piece by piece and never taken back before the
@@ -20,12 +27,21 @@ export class BitmapMemory {
   readonly memory: WebAssembly.Memory;
   /** The kernels over it; one instance for each `BitmapMemory`. */
   readonly kernels: Kernels;
+  /** Where a kernel puts numbers for its caller, who takes them at once. The thread that made the memory may use it. */
+  readonly numbers: Float64Array;
   #used: number;
 
   private constructor(memory: WebAssembly.Memory, used: number) {
     this.memory = memory;
     this.kernels = instantiateKernels(memory);
+    this.numbers = new Float64Array(memory.buffer, NUMBERS_AT, NUMBERS);
     this.#used = used;
+  }
+
+  /** The memory made by this thread in whose kernels' reach a bitmap lies; undefined when it lies elsewhere. */
+  static of(bitmap: Uint32Array): BitmapMemory | undefined {
+    const memory = made.get(bitmap.buffer);
+    return memory?.holds(bitmap) ? memory : undefined;
   }
 
   /**
@@ -41,7 +57,9 @@ export class BitmapMemory {
     const pages = Math.ceil(needed / WASM_PAGE);
     try {
       const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-      return new BitmapMemory(memory, RESERVED);
+      const created = new BitmapMemory(memory, RESERVED);
+      made.set(memory.buffer, created);
+      return created;
     } catch (cause) {
       throw new VfioError('ENOMEM', { operation, message: `the engine has no room for ${needed} bytes`, cause });
     }

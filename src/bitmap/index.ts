@@ -8,6 +8,7 @@ export * from './clear-range.js';
 export * from './count.js';
 export * from './expand.js';
 export * from './or.js';
+export * from './page-cursor.js';
 export * from './read-and-clear.js';
 export * from './runs.js';
 export * from './set-range.js';

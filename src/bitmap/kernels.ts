@@ -44,8 +44,9 @@ export interface Kernels {
     phase: number,
   ): void;
   /**
-   * Writes where runs of set bits in `[from, limit)` begin and end, in turn, as f64; returns how many numbers. `open`: 1 when
-   * a run goes on at `from`. `room`: how many numbers fit, at least 65. {@link Kernels.edgesResume} says where to go on.
+   * Writes where runs of set bits in `[from, limit)` begin and end, in turn, as f64; returns how many numbers. After an odd
+   * number in all a run is open at the limit. `open`: 1 when a run is open at `from`. `room`: how many numbers fit, at least
+   * 64. {@link Kernels.edgesResume} says where to go on.
    */
   edges(base: number, from: number, limit: number, open: number, out: number, room: number): number;
   /** Writes the set bits of `[from, limit)` as f64; returns how many. `room`: at least 64. Goes on as the edges do. */

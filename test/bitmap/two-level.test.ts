@@ -93,7 +93,7 @@ describe.each<Keeping>(['one-writer', 'exchange', 'generations'])('kept as %s', 
           for (const page of [0, 511, 32768, 65535, 70000]) expect(bitmap.isMarked(page)).toBe(marked.has(page));
         }
       }),
-      { numRuns: 200 },
+      { numRuns: 100 },
     );
   });
 
