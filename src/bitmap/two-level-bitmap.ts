@@ -1,5 +1,7 @@
 import { BitmapMemory } from './bitmap-memory.js';
 import type { Kernels } from './kernels.js';
+import { createPageMarker, type PageMarker } from './page-marker.js';
+import type { Keeping, TwoLevelPlace } from './two-level-place.js';
 
 /*
  * The log's bitmap, of two levels: a bit for each page, and a summary bit for each block of 512 pages (assembly/two-level.ts
@@ -13,26 +15,12 @@ import type { Kernels } from './kernels.js';
  * generations both twice, and a counter of four bytes for every 4 KiB of page bits.
  */
 
-/** Who marks, and how a report takes the marks. */
-export type Keeping = 'one-writer' | 'exchange' | 'generations';
-
 /** Pages that one summary bit speaks of: page bits begin and end on such borders. */
 export const BLOCK_PAGES = 512;
 
 const GROUP_PAGES = 32768;
 const GROUP_BYTES = GROUP_PAGES / 8;
 const modeNumbers: Readonly<Record<Keeping, number>> = { 'one-writer': 0, exchange: 1, generations: 2 };
-
-/** Where a two-level bitmap is: what another thread needs to mark in it. Structured clone keeps it. */
-export interface TwoLevelPlace {
-  readonly memory: WebAssembly.Memory;
-  readonly keeping: Keeping;
-  readonly bits: number;
-  readonly summary: number;
-  readonly bitsStride: number;
-  readonly summaryStride: number;
-  readonly generations: number;
-}
 
 /** Bytes that a two-level bitmap takes. */
 export function twoLevelBytes(pages: number, keeping: Keeping): number {
@@ -60,12 +48,15 @@ export class TwoLevelBitmap {
   /** The memory that it lies in. */
   readonly memory: BitmapMemory;
   readonly place: TwoLevelPlace;
+  /** Marks single pages. */
+  readonly marker: PageMarker;
   readonly #kernels: Kernels;
 
   private constructor(memory: BitmapMemory, place: TwoLevelPlace) {
     this.memory = memory;
     this.place = place;
     this.#kernels = memory.kernels;
+    this.marker = createPageMarker(place, memory.kernels);
     const { keeping, bits, summary, bitsStride, summaryStride, generations } = place;
     memory.kernels.configure(modeNumbers[keeping], bits, summary, bitsStride, summaryStride, generations);
   }
@@ -93,12 +84,6 @@ export class TwoLevelBitmap {
   /** The same bitmap in another thread. */
   static attach(place: TwoLevelPlace): TwoLevelBitmap {
     return new TwoLevelBitmap(BitmapMemory.attach(place.memory), place);
-  }
-
-  /** Marks one page below 2^32: what {@link Keeping} asks for. */
-  get markPage(): (page: number) => void {
-    const { markPlain, markShared, markLive } = this.#kernels;
-    return { 'one-writer': markPlain, exchange: markShared, generations: markLive }[this.place.keeping];
   }
 
   /** Marks pages `[first, end)`, at least one. */

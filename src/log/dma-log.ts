@@ -5,7 +5,7 @@ import { requireInterval } from './interval.js';
 import { mergeRanges } from './merge-ranges.js';
 import { choosePageSize, requirePageSize } from './page-size.js';
 import { RangesSession, type SessionOptions } from './ranges-session.js';
-import { recordWrite, requireCount } from './record-write.js';
+import { requireCount, type WriteRecorder } from './record-write.js';
 import { checkReport } from './report-request.js';
 import type { LogSession } from './session.js';
 import type { SharedLog } from './shared-recorder.js';
@@ -51,6 +51,8 @@ export class DmaLog {
   readonly #maxRangesAsked: number;
   readonly #options: SessionOptions;
   #session: LogSession | undefined;
+  /** The session's, one step nearer. */
+  #recorder: WriteRecorder | undefined;
   #pageSize = 0n;
 
   /** @throws VfioError EINVAL for options that no log can have. */
@@ -104,6 +106,7 @@ export class DmaLog {
       ranges === 'everything'
         ? new EverythingSession(pageSize, this.#options.maxBytes)
         : this.#startRanges(pageSize, ranges, operation);
+    this.#recorder = this.#session.recorder;
     this.#pageSize = pageSize;
     return pageSize;
   }
@@ -122,6 +125,7 @@ export class DmaLog {
   stop(): void {
     if (this.#session === undefined) throw notStarted('DMA_LOGGING_STOP');
     this.#session = undefined;
+    this.#recorder = undefined;
     this.#pageSize = 0n;
   }
 
@@ -132,9 +136,9 @@ export class DmaLog {
    * wrong page.
    */
   record(iova: number | bigint, length: number): void {
-    const session = this.#session;
-    if (session === undefined) return;
-    recordWrite(session, iova, length);
+    const recorder = this.#recorder;
+    if (recorder === undefined) return;
+    recorder.record(iova, length);
   }
 
   /**
@@ -143,9 +147,9 @@ export class DmaLog {
    * @throws VfioError EINVAL when the list is shorter than `count`.
    */
   recordPages(pages: Float64Array | Uint32Array, count = pages.length): void {
-    if (this.#session === undefined) return;
+    if (this.#recorder === undefined) return;
     requireCount(pages, count);
-    this.#session.recordPages(pages, count);
+    this.#recorder.recordPages(pages, count);
   }
 
   /**

@@ -3,6 +3,7 @@ import { ADDRESS_LIMIT, type IovaRange, VfioError } from '../uapi/index.js';
 import { ArrayMarks } from './array-marks.js';
 import type { Interval } from './interval.js';
 import { NUMBER_LIMIT } from './number-limit.js';
+import { type IntervalRecorder, recordWrite, type WriteRecorder } from './record-write.js';
 import type { ReportRequest } from './report-request.js';
 import { Segment } from './segment.js';
 import type { LogSession } from './session.js';
@@ -24,7 +25,8 @@ const WINDOW_BYTES = WINDOW_PAGES / 8;
 const wholeSpace: readonly Interval[] = [{ start: 0n, end: ADDRESS_LIMIT }];
 
 /** One START to its STOP, for every address. */
-export class EverythingSession implements LogSession {
+export class EverythingSession implements LogSession, WriteRecorder, IntervalRecorder {
+  readonly recorder: WriteRecorder = this;
   readonly ranges: readonly IovaRange[] = [{ iova: 0n, length: ADDRESS_LIMIT }];
   readonly #pageSize: bigint;
   /** Multiplying by it is exact, as dividing by a power of two is, and cheaper. */
@@ -42,7 +44,11 @@ export class EverythingSession implements LogSession {
     this.#maxWindows = Math.floor(maxBytes / WINDOW_BYTES);
   }
 
-  record(start: number, end: number): void {
+  record(iova: number | bigint, length: number): void {
+    recordWrite(this, iova, length);
+  }
+
+  recordLow(start: number, end: number): void {
     const firstPage = Math.floor(start * this.#pagesPerByte);
     const lastPage = Math.floor((end - 1) * this.#pagesPerByte);
     const firstWindow = Math.floor(firstPage / WINDOW_PAGES);

@@ -1,6 +1,7 @@
-import type { TwoLevelBitmap } from '../bitmap/index.js';
+import type { PageMarker, TwoLevelBitmap } from '../bitmap/index.js';
 import { LIST_LENGTH } from './log-memory.js';
 import { NUMBER_LIMIT } from './number-limit.js';
+import { type IntervalRecorder, recordWrite, type WriteRecorder } from './record-write.js';
 
 /*
  * The writers' side of a log with ranges: which bit stands for which page, and the marking. Every thread that records has a
@@ -38,12 +39,9 @@ interface LowRange {
   readonly origin: number;
 }
 
-/** Never hit: no write begins at infinity. */
-const noRange: LowRange = { start: Number.POSITIVE_INFINITY, end: Number.POSITIVE_INFINITY, base: 0, origin: 0 };
-
-export class RangeRecorder {
+export class RangeRecorder implements WriteRecorder, IntervalRecorder {
   readonly #bitmap: TwoLevelBitmap;
-  readonly #markPage: (page: number) => void;
+  readonly #marker: PageMarker;
   readonly #ranges: readonly RecordedRange[];
   readonly #low: readonly LowRange[];
   readonly #pageSize: bigint;
@@ -51,12 +49,16 @@ export class RangeRecorder {
   readonly #pagesPerByte: number;
   readonly #plan: RecorderPlan;
   readonly #list: Float64Array;
-  /** Writes come in clusters: most hit the range that the last one hit. */
-  #recent: LowRange = noRange;
+  /**
+   * Writes come in clusters: most hit the range that the last one hit. Here are its first byte, the byte behind it, its base:
+   * in an array of floats, where reading one is a single load.
+   */
+  readonly #recent = Float64Array.of(Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY, 0);
+  #recentOrigin = 0;
 
   constructor(bitmap: TwoLevelBitmap, plan: RecorderPlan) {
     this.#bitmap = bitmap;
-    this.#markPage = bitmap.markPage;
+    this.#marker = bitmap.marker;
     this.#ranges = plan.ranges;
     this.#low = plan.ranges.filter(range => range.start < NUMBER_LIMIT).map(toLowRange);
     this.#pageSize = plan.pageSize;
@@ -65,30 +67,43 @@ export class RangeRecorder {
     this.#list = new Float64Array(bitmap.memory.memory.buffer, plan.list, LIST_LENGTH);
   }
 
-  /** Marks what `[start, end)` touches; not empty, and below {@link NUMBER_LIMIT}. */
-  record(start: number, end: number): void {
-    const recent = this.#recent;
-    if (start >= recent.start && end <= recent.end) {
-      this.#mark(recent, start, end);
-      return;
+  record(iova: number | bigint, length: number): void {
+    if (typeof iova === 'number') {
+      const recent = this.#recent;
+      const fits = iova >= recent[0] && iova + length <= recent[1] && length > 0;
+      if (fits && Math.floor(iova) === iova && Math.floor(length) === length) {
+        const offset = iova - recent[2];
+        // Below 2^31 (see #remember), where cutting the fraction off by `| 0` is what rounds down.
+        const first = (offset * this.#pagesPerByte) | 0;
+        const last = ((offset + length - 1) * this.#pagesPerByte) | 0;
+        if (first === last) this.#marker.mark(this.#recentOrigin + first);
+        else this.#bitmap.markRange(this.#recentOrigin + first, this.#recentOrigin + last + 1);
+        return;
+      }
     }
+    recordWrite(this, iova, length);
+  }
+
+  recordLow(start: number, end: number): void {
     const low = this.#low;
     for (let index = firstEndingAfter(low, start); index < low.length && low[index].start < end; index++) {
       const range = low[index];
-      this.#mark(range, Math.max(start, range.start), Math.min(end, range.end));
-      this.#recent = range;
+      const first = Math.floor((Math.max(start, range.start) - range.base) * this.#pagesPerByte);
+      const last = Math.floor((Math.min(end, range.end) - 1 - range.base) * this.#pagesPerByte);
+      this.#bitmap.markRange(range.origin + first, range.origin + last + 1);
+      this.#remember(range);
     }
   }
 
-  #mark(range: LowRange, start: number, end: number): void {
-    const first = range.origin + Math.floor((start - range.base) * this.#pagesPerByte);
-    const last = range.origin + Math.floor((end - 1 - range.base) * this.#pagesPerByte);
-    // Most writes touch one page, and a number below 2^31 needs no conversion on its way into the kernel.
-    if (first === last && first < 2 ** 31) this.#markPage(first);
-    else this.#bitmap.markRange(first, last + 1);
+  /** Makes a range the recent one, as far as its bits have numbers below 2^31. */
+  #remember({ start, end, base, origin }: LowRange): void {
+    const reach = base + Math.max(0, 2 ** 31 - origin) / this.#pagesPerByte;
+    this.#recent[0] = start;
+    this.#recent[1] = Math.min(end, reach);
+    this.#recent[2] = base;
+    this.#recentOrigin = Math.min(origin, 2 ** 31 - 1);
   }
 
-  /** Marks what `[start, end)` touches; not empty, and at most 2^64. */
   recordHigh(start: bigint, end: bigint): void {
     for (const range of this.#ranges) {
       if (range.end <= start) continue;
@@ -101,7 +116,6 @@ export class RangeRecorder {
     }
   }
 
-  /** Marks whole pages by their numbers. */
   recordPages(pages: Float64Array | Uint32Array, count: number): void {
     const { list, table, segments } = this.#plan;
     const { kernels } = this.#bitmap.memory;

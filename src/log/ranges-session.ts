@@ -33,9 +33,9 @@ export interface SessionOptions {
 /** One START to its STOP, with ranges. */
 export class RangesSession implements LogSession {
   readonly ranges: readonly IovaRange[];
+  readonly recorder: RangeRecorder;
   readonly #log: LogMemory;
   readonly #segments: readonly Segment[];
-  readonly #recorder: RangeRecorder;
   readonly #plan: RecorderPlan;
   #shares = 0;
 
@@ -58,19 +58,7 @@ export class RangesSession implements LogSession {
       return new Segment(group.first * pageSize, length, pageSize, group.ranges, marks);
     });
     this.#plan = planOf(this.#log, groups, origins, pageSize);
-    this.#recorder = new RangeRecorder(this.#log.bitmap, this.#plan);
-  }
-
-  record(start: number, end: number): void {
-    this.#recorder.record(start, end);
-  }
-
-  recordHigh(start: bigint, end: bigint): void {
-    this.#recorder.recordHigh(start, end);
-  }
-
-  recordPages(pages: Float64Array | Uint32Array, count: number): void {
-    this.#recorder.recordPages(pages, count);
+    this.recorder = new RangeRecorder(this.#log.bitmap, this.#plan);
   }
 
   report(request: ReportRequest): void {

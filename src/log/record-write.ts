@@ -1,32 +1,38 @@
 import { ADDRESS_LIMIT, VfioError } from '../uapi/index.js';
 import { NUMBER_LIMIT } from './number-limit.js';
 
-/** What marks: a session, or a recorder in another thread. */
+/** What marks the writes of one thread. */
 export interface WriteRecorder {
-  /** Marks what `[start, end)` touches; not empty, and below {@link NUMBER_LIMIT}. */
-  record(start: number, end: number): void;
-  /** Marks what `[start, end)` touches; not empty, and at most 2^64. */
-  recordHigh(start: bigint, end: bigint): void;
+  /** Marks what a write touches. @throws VfioError EINVAL for what is no address or length. */
+  record(iova: number | bigint, length: number): void;
   /** Marks log pages by their numbers. */
   recordPages(pages: Float64Array | Uint32Array, count: number): void;
+}
+
+/** What marks a write that was checked. */
+export interface IntervalRecorder {
+  /** Marks what `[start, end)` touches; not empty, and below {@link NUMBER_LIMIT}. */
+  recordLow(start: number, end: number): void;
+  /** Marks what `[start, end)` touches; not empty, and at most 2^64. */
+  recordHigh(start: bigint, end: bigint): void;
 }
 
 /**
  * Records one write after checking it.
  * @throws VfioError EINVAL for a number that is no safe integer, or negative.
  */
-export function recordWrite(recorder: WriteRecorder, iova: number | bigint, length: number): void {
+export function recordWrite(recorder: IntervalRecorder, iova: number | bigint, length: number): void {
   const start = Number(iova);
   const end = start + length;
   // A bigint above the limit is rounded, but not to below the limit; the same goes for the sum.
   if (start >= 0 && length > 0 && end < NUMBER_LIMIT && Number.isInteger(start) && Number.isInteger(length)) {
-    recorder.record(start, end);
+    recorder.recordLow(start, end);
   } else {
     recordUncommon(recorder, iova, length);
   }
 }
 
-function recordUncommon(recorder: WriteRecorder, iova: number | bigint, length: number): void {
+function recordUncommon(recorder: IntervalRecorder, iova: number | bigint, length: number): void {
   if (!Number.isSafeInteger(length) || length < 0) throw badWrite('length', length);
   if (typeof iova === 'number' && !Number.isSafeInteger(iova)) throw badWrite('iova', iova);
   if (iova < 0) throw badWrite('iova', iova);

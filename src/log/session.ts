@@ -4,7 +4,9 @@ import type { ReportRequest } from './report-request.js';
 import type { SharedLog } from './shared-recorder.js';
 
 /** One START to its STOP: what keeps the marks. */
-export interface LogSession extends WriteRecorder {
+export interface LogSession {
+  /** Marks what the owner's thread writes. */
+  readonly recorder: WriteRecorder;
   /** As logged. */
   readonly ranges: readonly IovaRange[];
   /** Read-and-clear; the interval is not empty. @throws VfioError ENOMEM when the log was lost. */

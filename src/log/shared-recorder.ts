@@ -1,6 +1,6 @@
 import { TwoLevelBitmap, type TwoLevelPlace } from '../bitmap/index.js';
 import { RangeRecorder, type RecorderPlan } from './range-recorder.js';
-import { recordWrite, requireCount } from './record-write.js';
+import { requireCount } from './record-write.js';
 
 /** A running log as another thread sees it: for `postMessage` or `workerData`, one for each thread. */
 export interface SharedLog {
@@ -31,7 +31,7 @@ export class SharedRecorder {
    * @throws VfioError EINVAL
    */
   record(iova: number | bigint, length: number): void {
-    recordWrite(this.#recorder, iova, length);
+    this.#recorder.record(iova, length);
   }
 
   /** Marks whole log pages by their numbers, as {@link DmaLog.recordPages}. @throws VfioError EINVAL */
