@@ -1,11 +1,11 @@
 import { or } from './or';
 import { setRange } from './ranges';
-import { ones, orPart } from './words';
+import { ones, orPart, orShifted } from './words';
 
 /*
  * Between page sizes, at any ratio and alignment.
  *
- * Expand, one bit to many: run by run, so that it costs what is set.
+ * Expand, one bit to many: bit by bit where each becomes whole bytes, else run by run; so that it costs what is set.
  * Worked example: 64 KiB pages to 4 KiB pages, ratio 16, phase 3 (the target begins three small pages into the first large
  * one). Source bit 0 becomes target bits 0 to 12, source bit 1 becomes 13 to 28.
  *
@@ -29,21 +29,64 @@ export function expand(
   phase: f64,
 ): void {
   if (count <= 0) return;
-  const first = <u64>sourceStart;
+  const from = <u64>sourceStart;
   const large = (<u64>(phase + count) - 1) / <u64>ratio + 1;
-  for (let page: u64 = 0; page < large; ) {
-    const bit = first + page;
+  const size = <u32>ratio;
+  // Target bit of source page 0; below 0 it wraps around, and back.
+  const origin = <u64>targetStart - <u64>phase;
+  if ((origin & 7) !== 0 || (size !== 8 && size !== 16 && size !== 32 && size !== 64)) {
+    expandRuns(source, from, 0, large, target, targetStart, count, ratio, phase);
+    return;
+  }
+  const first: u64 = phase === 0 ? 0 : 1;
+  const end = max<u64>(first, <u64>(phase + count) / size);
+  if (first !== 0) expandRuns(source, from, 0, 1, target, targetStart, count, ratio, phase);
+  expandBytes(source, from, first, end, target + <usize>(origin >> 3), size >> 3);
+  if (end < large) expandRuns(source, from, end, large, target, targetStart, count, ratio, phase);
+}
+
+/** Source pages `[page, end)`, run by run, cut to what is asked for. */
+function expandRuns(
+  source: usize,
+  from: u64,
+  page: u64,
+  end: u64,
+  target: usize,
+  targetStart: f64,
+  count: f64,
+  ratio: f64,
+  phase: f64,
+): void {
+  while (page < end) {
+    const bit = from + page;
     const place = bit & 63;
-    const here = min<u64>(64 - place, large - page);
+    const here = min<u64>(64 - place, end - page);
     let word = (load<u64>(source + <usize>((bit >> 6) << 3)) & ones(place, here)) >> place;
     while (word !== 0) {
       const run = ctz(word);
       const length = ctz(~(word >> run));
       const start = max<f64>(<f64>(page + run) * ratio - phase, 0);
-      const end = min<f64>(<f64>(page + run + length) * ratio - phase, count);
-      setRange(target, targetStart + start, targetStart + end);
+      const behind = min<f64>(<f64>(page + run + length) * ratio - phase, count);
+      setRange(target, targetStart + start, targetStart + behind);
       word = run + length > 63 ? 0 : (word >> (run + length)) << (run + length);
     }
+    page += here;
+  }
+}
+
+/** Source pages `[page, end)`, each of which becomes 1, 2, 4 or 8 whole bytes of the target. */
+function expandBytes(source: usize, from: u64, page: u64, end: u64, target: usize, bytes: u32): void {
+  while (page < end) {
+    const bit = from + page;
+    const place = bit & 63;
+    const here = min<u64>(64 - place, end - page);
+    let word = load<u64>(source + <usize>((bit >> 6) << 3));
+    if (here !== 64) word = (word & ones(place, here)) >> place;
+    const out = target + <usize>page * bytes;
+    if (bytes === 2) for (; word !== 0; word &= word - 1) store<u16>(out + ((<usize>ctz(word)) << 1), 0xffff);
+    else if (bytes === 1) for (; word !== 0; word &= word - 1) store<u8>(out + <usize>ctz(word), 0xff);
+    else if (bytes === 4) for (; word !== 0; word &= word - 1) store<u32>(out + ((<usize>ctz(word)) << 2), ~0);
+    else for (; word !== 0; word &= word - 1) store<u64>(out + ((<usize>ctz(word)) << 3), ~0);
     page += here;
   }
 }
@@ -91,10 +134,17 @@ function shrinkVectors(source: usize, target: usize, to: u64, count: u64, ratio:
   const step = 128 / ratio;
   let at = source;
   const end = source + <usize>((count >> 7) << 4);
-  for (; at < end; at += 16, to += step) {
-    const bits = v128.load(at);
-    if (!v128.any_true(bits)) continue;
-    orPart(target, to, shrinkVector(bits, ratio));
+  while (at < end) {
+    let word: u64 = 0;
+    let filled: u64 = 0;
+    for (; filled < 64 && at < end; filled += step, at += 16) word |= shrinkVector(v128.load(at), ratio) << filled;
+    if (word !== 0) {
+      const out = target + <usize>(to >> 3);
+      if (filled < 64) orPart(target, to, word);
+      else if ((to & 7) === 0) store<u64>(out, load<u64>(out) | word);
+      else orShifted(out, to & 7, word);
+    }
+    to += filled;
   }
   return (<u64>(end - source)) << 3;
 }

@@ -91,10 +91,20 @@ function markInGroup(group: u64, first: u64, end: u64): void {
   }
 }
 
+/** Swaps the bitmaps of a group. Returns what chooses the one that was live till now: 0, or all ones for its stride. */
+export function retire(group: u64): usize {
+  return <usize>0 - <usize>(atomic.add<u32>(generations + <usize>(group << 2), 1) & 1);
+}
+
+/** Takes the summary of a group's retired bitmap. */
+export function takeSummaryGenerations(group: u64, retired: usize): u64 {
+  return atomic.xchg<u64>(summary + (summaryStride & retired) + <usize>(group << 3), 0);
+}
+
 /** Takes all of a group. */
 export function takeGroupGenerations(group: u64, target: usize, to: u64): void {
-  const retired = <usize>0 - <usize>(atomic.add<u32>(generations + <usize>(group << 2), 1) & 1);
-  const marked = atomic.xchg<u64>(summary + (summaryStride & retired) + <usize>(group << 3), 0);
+  const retired = retire(group);
+  const marked = takeSummaryGenerations(group, retired);
   if (marked !== 0) moveBlocks(bits + (bitsStride & retired) + <usize>(group << 12), marked, target, to);
 }
 

@@ -11,4 +11,13 @@ export { markLive } from './generations';
 export { markPlain } from './one-writer';
 export { exchange, or, orShared, readAndClear } from './or';
 export { clearRange, setRange, setRangeShared } from './ranges';
-export { configure, countMarked, drain, isMarked, markList, markRange, nextMarkedBlock } from './two-level';
+export {
+  configure,
+  countMarked,
+  drain,
+  drainShrunk,
+  isMarked,
+  markList,
+  markRange,
+  nextMarkedBlock,
+} from './two-level';

@@ -34,10 +34,15 @@ export function markRangeOneWriter(first: u64, end: u64): void {
   setRange(summary, <f64>(first >> BLOCK_LOG2), <f64>(((end - 1) >> BLOCK_LOG2) + 1));
 }
 
-/** Takes all of a group. */
-export function takeGroupOneWriter(group: u64, target: usize, to: u64): void {
+/** Takes the summary of a group. */
+export function takeSummaryOneWriter(group: u64): u64 {
   const at = summary + <usize>(group << 3);
   const marked = load<u64>(at);
   store<u64>(at, 0);
-  moveBlocks(bits + <usize>(group << 12), marked, target, to);
+  return marked;
+}
+
+/** Takes all of a group. */
+export function takeGroupOneWriter(group: u64, target: usize, to: u64): void {
+  moveBlocks(bits + <usize>(group << 12), takeSummaryOneWriter(group), target, to);
 }

@@ -5,10 +5,13 @@ import {
   liveOf,
   markGenerations,
   markRangeGenerations,
+  retire,
   takeGroupGenerations,
+  takeSummaryGenerations,
 } from './generations';
-import { markOneWriter, markRangeOneWriter, takeGroupOneWriter } from './one-writer';
+import { markOneWriter, markRangeOneWriter, takeGroupOneWriter, takeSummaryOneWriter } from './one-writer';
 import { move, moveShared } from './or';
+import { shrinkBlocks } from './shrink-blocks';
 
 /*
  * The log's bitmap, of two levels: one bit a page, and above it a summary bit for each *block* of 512 pages, which is one
@@ -156,6 +159,25 @@ export function drain(first: f64, count: f64, target: usize, targetStart: f64): 
       takePart(group, bit, min<u64>(end, groupEnd), target, origin);
     }
     bit = groupEnd;
+  }
+}
+
+/**
+ * The same for whole groups, `[first, end)`, where `ratio` (8, 16, 32 or 64) log pages make a report page and the first of
+ * them becomes bit 0 of the target's byte `target`. Not while page bits need an exchange.
+ */
+export function drainShrunk(first: f64, end: f64, target: usize, ratio: u32): void {
+  const from = <u64>first >> GROUP_LOG2;
+  const limit = <u64>end >> GROUP_LOG2;
+  const groupBytes = GROUP_BYTES / ratio;
+  for (let group = skipClean(from, limit); group < limit; group = skipClean(group + 1, limit)) {
+    const out = target + <usize>(group - from) * groupBytes;
+    const at = <usize>(group << 12);
+    if (mode === ONE_WRITER) shrinkBlocks(bits + at, takeSummaryOneWriter(group), out, ratio);
+    else {
+      const retired = retire(group);
+      shrinkBlocks(bits + (bitsStride & retired) + at, takeSummaryGenerations(group, retired), out, ratio);
+    }
   }
 }
 

@@ -81,6 +81,11 @@ export interface Kernels {
   nextMarkedBlock(from: number, end: number): number;
   /** ORs the marks of `count` pages (1 or more) from `first` on into the target from `targetStart` on, and clears them. */
   drain(first: number, count: number, target: number, targetStart: number): void;
+  /**
+   * The same for the whole groups `[first, end)`, multiples of 32768, into bits of `ratio` pages each: 8, 16, 32 or 64. Page
+   * `first` becomes bit 0 of byte `target`. Not for a bitmap kept by exchange.
+   */
+  drainShrunk(first: number, end: number, target: number, ratio: number): void;
 }
 
 let compiled: WebAssembly.Module | undefined;

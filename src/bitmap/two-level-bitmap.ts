@@ -18,7 +18,9 @@ import type { Keeping, TwoLevelPlace } from './two-level-place.js';
 /** Pages that one summary bit speaks of: page bits begin and end on such borders. */
 export const BLOCK_PAGES = 512;
 
-const GROUP_PAGES = 32768;
+/** Pages of a group: what generations swap at a time. */
+export const GROUP_PAGES = 32768;
+
 const GROUP_BYTES = GROUP_PAGES / 8;
 const modeNumbers: Readonly<Record<Keeping, number>> = { 'one-writer': 0, exchange: 1, generations: 2 };
 
@@ -112,5 +114,18 @@ export class TwoLevelBitmap {
    */
   drain(first: number, count: number, target: number, targetBit: number): void {
     this.#kernels.drain(first, count, target, targetBit);
+  }
+
+  /**
+   * {@link TwoLevelBitmap.drain} of whole groups, `[first, end)` in multiples of {@link GROUP_PAGES}, to bits of `ratio` pages:
+   * page `first` goes to bit 0 of byte `target`. See {@link TwoLevelBitmap.canShrink}.
+   */
+  drainShrunk(first: number, end: number, target: number, ratio: number): void {
+    this.#kernels.drainShrunk(first, end, target, ratio);
+  }
+
+  /** Whether {@link TwoLevelBitmap.drainShrunk} knows a ratio; by exchange it knows none. */
+  canShrink(ratio: number): boolean {
+    return this.place.keeping !== 'exchange' && (ratio === 8 || ratio === 16 || ratio === 32 || ratio === 64);
   }
 }

@@ -1,5 +1,5 @@
 import type { TwoLevelBitmap } from '../bitmap/index.js';
-import { BLOCK_PAGES, wordOf } from '../bitmap/index.js';
+import { BLOCK_PAGES, GROUP_PAGES, wordOf } from '../bitmap/index.js';
 import type { BitTarget } from './bit-target.js';
 import { type LogMemory, PIECE_BITS } from './log-memory.js';
 import type { PageMarks, TakePiece } from './page-marks.js';
@@ -80,6 +80,33 @@ export class TwoLevelMarks implements PageMarks {
   }
 
   shrink(first: number, count: number, target: BitTarget, bit: number, ratio: number, phase: number): void {
+    const groups = this.#groupsToShrink(first, count, target, bit, ratio, phase);
+    if (groups === undefined) {
+      this.#shrinkPieces(first, count, target, bit, ratio, phase);
+      return;
+    }
+    const ahead = groups.first - first;
+    const bitOfGroups = bit + (ahead + phase) / ratio;
+    const behind = groups.end - first;
+    if (ahead > 0) this.#shrinkPieces(first, ahead, target, bit, ratio, phase);
+    const byte = target.words.byteOffset + bitOfGroups / 8;
+    this.#bitmap.drainShrunk(this.#origin + groups.first, this.#origin + groups.end, byte, ratio);
+    if (behind < count) {
+      this.#shrinkPieces(groups.end, count - behind, target, bit + (behind + phase) / ratio, ratio, 0);
+    }
+  }
+
+  /** The whole groups among the pages, if the kernel can shrink them straight into the target. */
+  #groupsToShrink(first: number, count: number, target: BitTarget, bit: number, ratio: number, phase: number) {
+    if (target.isShared || !this.#log.memory.holds(target.words) || !this.#bitmap.canShrink(ratio)) return undefined;
+    const start = Math.ceil((this.#origin + first) / GROUP_PAGES) * GROUP_PAGES - this.#origin;
+    const end = Math.floor((this.#origin + first + count) / GROUP_PAGES) * GROUP_PAGES - this.#origin;
+    if (start >= end) return undefined;
+    // Groups must begin with a report page, and that with a byte of the target.
+    return (bit * ratio + start - first + phase) % (8 * ratio) === 0 ? { first: start, end } : undefined;
+  }
+
+  #shrinkPieces(first: number, count: number, target: BitTarget, bit: number, ratio: number, phase: number): void {
     const { converted, memory, piece } = this.#log;
     this.#forAligned(first, count, ratio, phase, (at, length, skip) => {
       this.#bitmap.drain(this.#origin + at, length, piece.byteOffset, skip);
