@@ -4,12 +4,15 @@ import { BitmapMemory, NUMBERS } from './bitmap-memory.js';
  * What the kernels find in a long bitmap, a batch of numbers at a time. A bitmap in their own memory they read where it lies;
  * of any other, pieces of 16 KiB are copied to where they reach, which costs less than it saves.
  *
- * Each walk has its numbers in an array of its own, since several may be under way at once.
+ * Numbers are small integers, so the limit is below 2^31: 256 MiB of bitmap. Each walk has its numbers in an array of its own, since several may be under way at once.
  *
  * Worked example: a bitmap elsewhere, from bit 100. Words 2 to 4097 are copied in, to address 0x4000. Bit 64 is word 2, so a
  * bitmap that began at 0x4000 - 64 / 8 would have its bit 64 there: with that address the kernel gives the bitmap's own bit
  * numbers.
  */
+
+/** Bits from here on are not for batches. */
+export const BATCH_LIMIT = 2 ** 31;
 
 const PIECE_WORDS = 4096;
 
@@ -34,7 +37,7 @@ function getPiecePlace(): PiecePlace {
 /** The edges of runs (`'edges'`), or the set bits (`'pages'`), of `[from, limit)`. */
 export class BitBatches {
   /** The batch: {@link BitBatches.fill} says how many. One more than a kernel gives at a time. */
-  readonly numbers = new Float64Array(NUMBERS + 2);
+  readonly numbers = new Int32Array(NUMBERS + 2);
   readonly #words: Uint32Array;
   readonly #limit: number;
   readonly #kind: 'edges' | 'pages';

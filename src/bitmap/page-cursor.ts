@@ -1,4 +1,5 @@
-import { BitBatches } from './bit-batches.js';
+import { BATCH_LIMIT, BitBatches } from './bit-batches.js';
+import { nextSetBit } from './runs.js';
 
 /**
  * Walks the set bits in `[from, limit)` one by one without garbage: `while (cursor.next()) use(cursor.page)`.
@@ -6,34 +7,46 @@ import { BitBatches } from './bit-batches.js';
  * Bits up to `page` may be cleared during the walk.
  */
 export class PageCursor {
-  /** The set bit's number; the limit behind the last one. */
-  page: number;
-  readonly #batches: BitBatches;
-  readonly #pages: Float64Array;
+  readonly #words: Uint32Array;
   readonly #limit: number;
-  #next = 0;
-  #count = 0;
+  readonly #batches: BitBatches | undefined;
+  readonly #pages: Int32Array | Float64Array;
+  #at = 0;
+  #count = 1;
 
   constructor(words: Uint32Array, from: number, limit: number) {
-    this.page = from;
+    this.#words = words;
     this.#limit = Math.max(from, limit);
-    this.#batches = new BitBatches(words, from, limit, 'pages');
-    this.#pages = this.#batches.numbers;
+    if (limit < BATCH_LIMIT) this.#batches = new BitBatches(words, from, limit, 'pages');
+    this.#pages = this.#batches?.numbers ?? new Float64Array(1);
+    // Where the search of large numbers begins.
+    this.#pages[0] = from - 1;
+  }
+
+  /** The set bit's number; the limit behind the last one. */
+  get page(): number {
+    return this.#pages[this.#at];
   }
 
   /** Moves to the next set bit; `false` when there is none left. */
   next(): boolean {
-    if (this.#next >= this.#count && !this.#fill()) return false;
-    this.page = this.#pages[this.#next++];
+    const at = this.#at + 1;
+    if (at >= this.#count) return this.#batches === undefined ? this.#search() : this.#nextBatch(this.#batches);
+    this.#at = at;
     return true;
   }
 
-  #fill(): boolean {
-    this.#next = 0;
+  #search(): boolean {
+    this.#pages[0] = nextSetBit(this.#words, this.#pages[0] + 1, this.#limit);
+    return this.#pages[0] < this.#limit;
+  }
+
+  #nextBatch(batches: BitBatches): boolean {
+    this.#at = 0;
     this.#count = 0;
-    while (this.#count === 0 && !this.#batches.done) this.#count = this.#batches.fill(0);
+    while (this.#count === 0 && !batches.done) this.#count = batches.fill(0);
     if (this.#count > 0) return true;
-    this.page = this.#limit;
+    this.#pages[0] = this.#limit;
     return false;
   }
 }

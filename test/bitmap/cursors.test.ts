@@ -94,3 +94,19 @@ test('pages() and listPages() give the set bits, the list as many as it holds', 
   expect(listPages(bitmap, 4, 32_000, new Float64Array(5))).toBe(1);
   expect(listPages(bitmap, 9, 9, new Float64Array(5))).toBe(0);
 });
+
+test('beyond 2^31, where the kernels do not go, walks find the same', () => {
+  const words = new Uint32Array(2 ** 26 + 4);
+  const base = 2 ** 31;
+  for (const word of [base / 32 - 1, base / 32]) words[word] = 0x80000001;
+  const found: number[] = [];
+  const cursor = new PageCursor(words, base - 32, base + 64);
+  while (cursor.next()) found.push(cursor.page);
+  expect(found).toEqual([base - 32, base - 1, base, base + 31]);
+  expect([...runs(words, 2 ** 30, base + 64)]).toEqual([
+    { start: base - 32, end: base - 31 },
+    { start: base - 1, end: base + 1 },
+    { start: base + 31, end: base + 32 },
+  ]);
+  expect([...pages(words, base + 1, base + 128)]).toEqual([base + 31]);
+});

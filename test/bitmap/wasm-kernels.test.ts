@@ -162,7 +162,7 @@ describe('edges and pages', () => {
     const found: number[] = [];
     for (let from = start; from < end; from = kernels.edgesResume()) {
       const count = give(from, found.length, room);
-      found.push(...new Float64Array(memory.memory.buffer, numbers, count));
+      found.push(...new Uint32Array(memory.memory.buffer, numbers, count));
     }
     return found;
   }

@@ -49,6 +49,7 @@ const step = fc.oneof(
       ),
       pageSizeLog2: fc.oneof(
         { weight: 2, arbitrary: fc.constant(12) },
+        { weight: 2, arbitrary: fc.constantFrom(15, 16, 17, 18) },
         { weight: 1, arbitrary: fc.integer({ min: 10, max: 30 }) },
       ),
       into: fc.constantFrom<Destination>(...destinations),
