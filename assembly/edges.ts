@@ -11,9 +11,6 @@ import { ones } from './words';
  * Bit numbers are u32 here, and below 2^31: to TypeScript they are its small integers.
  */
 
-/** From this many clean words in a row on, sixteen bytes are looked at together. */
-const MANY_CLEAN = 8;
-
 /** Where the next call goes on: the first bit that was not looked at. */
 let resumeAt: u32 = 0;
 
@@ -29,64 +26,81 @@ export function edgesResume(): u32 {
  */
 export function edges(base: usize, from: u32, limit: u32, open: u32, out: usize, room: u32): u32 {
   let bit = from;
-  let before = <u64>open;
+  let before = open;
   let next = out;
-  let clean = 0;
   const full = out + ((room - 64) << 2);
-  while (bit < limit && next <= full) {
-    const place = bit & 63;
-    const here = min<u32>(64 - place, limit - bit);
-    let word = load<u64>(base + ((bit >> 6) << 3));
-    if (here !== 64) word = (word & ones(place, here)) >> place;
-    if ((word | before) === 0) {
-      bit += here;
-      clean++;
-      if (clean >= MANY_CLEAN && here === 64) bit = skipClean(base, bit, limit);
-      continue;
-    }
-    clean = 0;
-    let changes = word ^ ((word << 1) | before);
-    if (here !== 64) changes &= ones(0, here);
-    for (; changes !== 0; changes &= changes - 1, next += 4) store<u32>(next, bit + <u32>ctz(changes));
-    before = (word >> (here - 1)) & 1;
+  if ((bit & 63) !== 0) {
+    const here = min<u32>(64 - (bit & 63), limit - bit);
+    next = partEdges(base, bit, here, before, next);
+    before ^= <u32>((next - out) >> 2) & 1;
     bit += here;
   }
+  let at = base + (bit >> 3);
+  const end = base + ((max<u32>(limit, bit) >> 6) << 3);
+  while (at < end && next <= full) {
+    const word = load<u64>(at);
+    if ((word | before) !== 0) {
+      const first = <u32>((at - base) << 3);
+      let changes = word ^ ((word << 1) | before);
+      for (; changes !== 0; changes &= changes - 1, next += 4) store<u32>(next, first + <u32>ctz(changes));
+      before = <u32>(word >> 63);
+      at += 8;
+    } else {
+      at = skipClean(at + 8, end);
+    }
+  }
+  bit = max<u32>(bit, <u32>((at - base) << 3));
+  if (at >= end && bit < limit && next <= full) {
+    next = partEdges(base, bit, limit - bit, before, next);
+    bit = limit;
+  }
   resumeAt = min<u32>(bit, limit);
-  return (next - out) >> 2;
+  return <u32>((next - out) >> 2);
 }
 
-/** Skips stretches of 512 clean bits from `bit`, a border of 64. */
-function skipClean(base: usize, bit: u32, limit: u32): u32 {
-  while (limit - bit >= 512 && bit < limit) {
-    const at = base + (bit >> 3);
-    const any = v128.or(v128.or(v128.load(at), v128.load(at, 16)), v128.or(v128.load(at, 32), v128.load(at, 48)));
-    if (v128.any_true(any)) break;
-    bit += 512;
-  }
-  return bit;
+/** Skips stretches of 32 clean bytes. */
+function skipClean(at: usize, end: usize): usize {
+  while (at + 32 <= end && !v128.any_true(v128.or(v128.load(at), v128.load(at, 16)))) at += 32;
+  return at;
+}
+
+/** The edges among `count` bits of one word, fewer than 64. Returns where the next one goes. */
+function partEdges(base: usize, bit: u32, count: u32, before: u32, next: usize): usize {
+  const word = (load<u64>(base + ((bit >> 6) << 3)) >> (bit & 63)) & ones(0, count);
+  let changes = (word ^ ((word << 1) | before)) & ones(0, count);
+  for (; changes !== 0; changes &= changes - 1, next += 4) store<u32>(next, bit + <u32>ctz(changes));
+  return next;
 }
 
 /** Writes the numbers of the set bits in `[from, limit)` to `out`, as u32; otherwise as {@link edges}. */
 export function pages(base: usize, from: u32, limit: u32, out: usize, room: u32): u32 {
   let bit = from;
   let next = out;
-  let clean = 0;
   const full = out + ((room - 64) << 2);
-  while (bit < limit && next <= full) {
-    const place = bit & 63;
-    const here = min<u32>(64 - place, limit - bit);
-    let word = load<u64>(base + ((bit >> 6) << 3));
-    if (here !== 64) word = (word & ones(place, here)) >> place;
-    if (word === 0) {
-      bit += here;
-      clean++;
-      if (clean >= MANY_CLEAN && here === 64) bit = skipClean(base, bit, limit);
-      continue;
-    }
-    clean = 0;
-    for (; word !== 0; word &= word - 1, next += 4) store<u32>(next, bit + <u32>ctz(word));
+  if ((bit & 63) !== 0) {
+    const here = min<u32>(64 - (bit & 63), limit - bit);
+    next = partPages(base, bit, here, next);
     bit += here;
   }
+  let at = base + (bit >> 3);
+  const end = base + ((max<u32>(limit, bit) >> 6) << 3);
+  while (at < end && next <= full) {
+    const first = <u32>((at - base) << 3);
+    let word = load<u64>(at);
+    at = word === 0 ? skipClean(at + 8, end) : at + 8;
+    for (; word !== 0; word &= word - 1, next += 4) store<u32>(next, first + <u32>ctz(word));
+  }
+  bit = max<u32>(bit, <u32>((at - base) << 3));
+  if (at >= end && bit < limit && next <= full) {
+    next = partPages(base, bit, limit - bit, next);
+    bit = limit;
+  }
   resumeAt = min<u32>(bit, limit);
-  return (next - out) >> 2;
+  return <u32>((next - out) >> 2);
+}
+
+function partPages(base: usize, bit: u32, count: u32, next: usize): usize {
+  let word = (load<u64>(base + ((bit >> 6) << 3)) >> (bit & 63)) & ones(0, count);
+  for (; word !== 0; word &= word - 1, next += 4) store<u32>(next, bit + <u32>ctz(word));
+  return next;
 }

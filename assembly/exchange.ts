@@ -24,15 +24,6 @@ import { BLOCK_LOG2, bits, summary } from './two-level';
  */
 
 /** Marks one page. */
-export function markExchange(bit: u64): void {
-  atomic.or<u32>(bits + <usize>((bit >> 5) << 2), 1 << (<u32>(bit & 31)));
-  const block = bit >> BLOCK_LOG2;
-  const above = summary + <usize>((block >> 5) << 2);
-  const one = (<u32>1) << (<u32>(block & 31));
-  if ((atomic.load<u32>(above) & one) === 0) atomic.or<u32>(above, one);
-}
-
-/** {@link markExchange} in 32 bits: a call from TypeScript is quicker where no number has to be converted. */
 export function markShared(page: u32): void {
   atomic.or<u32>(bits + ((page >> 5) << 2), 1 << page);
   const block = page >> <u32>BLOCK_LOG2;

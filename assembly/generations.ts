@@ -40,26 +40,16 @@ export function liveOf(group: u64): u32 {
 }
 
 /** Marks one page. */
-export function markGenerations(bit: u64): void {
-  const page = <u32>(bit & 31);
-  const block = <u32>(bit >> BLOCK_LOG2);
-  mark(<u32>(bit >> GROUP_LOG2), <u32>(bit >> 5), 1 << page, block);
-}
-
-/** {@link markGenerations} in 32 bits: a call from TypeScript is quicker where no number has to be converted. */
 export function markLive(page: u32): void {
-  mark(page >> <u32>GROUP_LOG2, page >> 5, 1 << page, page >> <u32>BLOCK_LOG2);
-}
-
-function mark(group: u32, word: u32, one: u32, block: u32): void {
-  const counter = generations + (group << 2);
-  const at = bits + (word << 2);
+  const counter = generations + ((page >> <u32>GROUP_LOG2) << 2);
+  const at = bits + ((page >> 5) << 2);
+  const block = page >> <u32>BLOCK_LOG2;
   const above = summary + ((block >> 5) << 2);
   const oneAbove = (<u32>1) << block;
   let before = atomic.load<u32>(counter);
   while (true) {
     const live = 0 - (before & 1);
-    atomic.or<u32>(at + (bitsStride & live), one);
+    atomic.or<u32>(at + (bitsStride & live), 1 << page);
     const liveAbove = above + (summaryStride & live);
     if ((atomic.load<u32>(liveAbove) & oneAbove) === 0) atomic.or<u32>(liveAbove, oneAbove);
     const after = atomic.load<u32>(counter);

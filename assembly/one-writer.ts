@@ -7,17 +7,6 @@ import { BLOCK_LOG2, bits, summary } from './two-level';
  */
 
 /** Marks one page. */
-export function markOneWriter(bit: u64): void {
-  const at = bits + <usize>(bit >> 3);
-  store<u8>(at, load<u8>(at) | (1 << (<u8>(bit & 7))));
-  const block = bit >> BLOCK_LOG2;
-  const above = summary + <usize>(block >> 3);
-  const one = (<u8>1) << (<u8>(block & 7));
-  const marked = load<u8>(above);
-  if ((marked & one) === 0) store<u8>(above, marked | one);
-}
-
-/** {@link markOneWriter} in 32 bits: a call from TypeScript is quicker where no number has to be converted. */
 export function markPlain(page: u32): void {
   const at = bits + ((page >> 5) << 2);
   store<u32>(at, load<u32>(at) | (1 << page));

@@ -1,15 +1,15 @@
 import { countBytes, countUnion } from './count';
-import { markExchange, markRangeExchange, takeGroupExchange } from './exchange';
+import { markRangeExchange, markShared, takeGroupExchange } from './exchange';
 import {
   clearSummaryGenerations,
   liveOf,
-  markGenerations,
+  markLive,
   markRangeGenerations,
   retire,
   takeGroupGenerations,
   takeSummaryGenerations,
 } from './generations';
-import { markOneWriter, markRangeOneWriter, takeGroupOneWriter, takeSummaryOneWriter } from './one-writer';
+import { markPlain, markRangeOneWriter, takeGroupOneWriter, takeSummaryOneWriter } from './one-writer';
 import { move, moveShared } from './or';
 import { shrinkBlocks } from './shrink-blocks';
 
@@ -90,10 +90,11 @@ export function markList(list: usize, count: u32, table: usize, segments: u32): 
       behind = load<f64>(entry, 8);
       distance = load<f64>(entry, 16);
     }
-    const bit = <u64>(page + distance);
-    if (mode === ONE_WRITER) markOneWriter(bit);
-    else if (mode === EXCHANGE) markExchange(bit);
-    else markGenerations(bit);
+    const bit = <u64>(<i64>(page + distance));
+    if (bit >> 32 !== 0) markRange(<f64>bit, <f64>bit + 1);
+    else if (mode === ONE_WRITER) markPlain(<u32>bit);
+    else if (mode === EXCHANGE) markShared(<u32>bit);
+    else markLive(<u32>bit);
   }
 }
 
