@@ -28,22 +28,25 @@ export function createPageMarker(place: TwoLevelPlace, kernels: Kernels): PageMa
   }
 }
 
-/** What assembly/one-writer.ts does, without the call. */
+/** What assembly/one-writer.ts does, without the call. One array for both levels: an array's address is three loads. */
 class PlainMarker implements PageMarker {
-  readonly #bits: Int32Array;
-  readonly #summary: Int32Array;
+  readonly #words: Int32Array;
+  readonly #bits: number;
+  readonly #summary: number;
 
   constructor({ memory, bits, summary }: TwoLevelPlace) {
-    this.#bits = new Int32Array(memory.buffer, bits);
-    this.#summary = new Int32Array(memory.buffer, summary);
+    this.#words = new Int32Array(memory.buffer);
+    this.#bits = bits / 4;
+    this.#summary = summary / 4;
   }
 
   mark(page: number): void {
-    this.#bits[page >>> 5] |= 1 << page;
-    const above = page >>> 14;
+    const words = this.#words;
+    words[this.#bits + (page >>> 5)] |= 1 << page;
+    const above = this.#summary + (page >>> 14);
     const one = 1 << (page >>> 9);
-    const marked = this.#summary[above];
-    if ((marked & one) === 0) this.#summary[above] = marked | one;
+    const marked = words[above];
+    if ((marked & one) === 0) words[above] = marked | one;
   }
 }
 
