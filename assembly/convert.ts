@@ -1,3 +1,4 @@
+import { expandWord } from './expand-blocks';
 import { or } from './or';
 import { setRange } from './ranges';
 import { ones, orPart, orShifted } from './words';
@@ -82,11 +83,7 @@ function expandBytes(source: usize, from: u64, page: u64, end: u64, target: usiz
     const here = min<u64>(64 - place, end - page);
     let word = load<u64>(source + <usize>((bit >> 6) << 3));
     if (here !== 64) word = (word & ones(place, here)) >> place;
-    const out = target + <usize>page * bytes;
-    if (bytes === 2) for (; word !== 0; word &= word - 1) store<u16>(out + ((<usize>ctz(word)) << 1), 0xffff);
-    else if (bytes === 1) for (; word !== 0; word &= word - 1) store<u8>(out + <usize>ctz(word), 0xff);
-    else if (bytes === 4) for (; word !== 0; word &= word - 1) store<u32>(out + ((<usize>ctz(word)) << 2), ~0);
-    else for (; word !== 0; word &= word - 1) store<u64>(out + ((<usize>ctz(word)) << 3), ~0);
+    expandWord(word, target + <usize>page * bytes, bytes);
     page += here;
   }
 }

@@ -15,6 +15,7 @@ export {
   configure,
   countMarked,
   drain,
+  drainExpanded,
   drainShrunk,
   isMarked,
   markList,

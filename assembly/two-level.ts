@@ -1,5 +1,6 @@
 import { countBytes, countUnion } from './count';
 import { markRangeExchange, markShared, takeGroupExchange } from './exchange';
+import { expandBlocks } from './expand-blocks';
 import {
   clearSummaryGenerations,
   liveOf,
@@ -90,12 +91,17 @@ export function markList(list: usize, count: u32, table: usize, segments: u32): 
       behind = load<f64>(entry, 8);
       distance = load<f64>(entry, 16);
     }
-    const bit = <u64>(<i64>(page + distance));
+    const bit = wholeNumber(floor<f64>(page) + distance);
     if (bit >> 32 !== 0) markRange(<f64>bit, <f64>bit + 1);
     else if (mode === ONE_WRITER) markPlain(<u32>bit);
     else if (mode === EXCHANGE) markShared(<u32>bit);
     else markLive(<u32>bit);
   }
+}
+
+/** A number from 0 to 2^51, without the checks of a conversion: added to 2^52, it is the lowest bits of the sum. */
+function wholeNumber(value: f64): u64 {
+  return reinterpret<u64>(value + 4503599627370496.0) & 0xfffffffffffff;
 }
 
 /** The entry of the segment that has `page`; 0 when none has. */
@@ -178,6 +184,22 @@ export function drainShrunk(first: f64, end: f64, target: usize, ratio: u32): vo
     else {
       const retired = retire(group);
       shrinkBlocks(bits + (bitsStride & retired) + at, takeSummaryGenerations(group, retired), out, ratio);
+    }
+  }
+}
+
+/** The other way: a log page makes `ratio` (8, 16, 32 or 64) report pages. Otherwise as {@link drainShrunk}. */
+export function drainExpanded(first: f64, end: f64, target: usize, ratio: u32): void {
+  const from = <u64>first >> GROUP_LOG2;
+  const limit = <u64>end >> GROUP_LOG2;
+  const bytes = ratio >> 3;
+  for (let group = skipClean(from, limit); group < limit; group = skipClean(group + 1, limit)) {
+    const out = target + <usize>((group - from) << GROUP_LOG2) * bytes;
+    const at = <usize>(group << 12);
+    if (mode === ONE_WRITER) expandBlocks(bits + at, takeSummaryOneWriter(group), out, bytes);
+    else {
+      const retired = retire(group);
+      expandBlocks(bits + (bitsStride & retired) + at, takeSummaryGenerations(group, retired), out, bytes);
     }
   }
 }

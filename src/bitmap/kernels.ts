@@ -86,6 +86,8 @@ export interface Kernels {
    * `first` becomes bit 0 of byte `target`. Not for a bitmap kept by exchange.
    */
   drainShrunk(first: number, end: number, target: number, ratio: number): void;
+  /** The same into `ratio` bits a page: 8, 16, 32 or 64. */
+  drainExpanded(first: number, end: number, target: number, ratio: number): void;
 }
 
 let compiled: WebAssembly.Module | undefined;

@@ -118,14 +118,19 @@ export class TwoLevelBitmap {
 
   /**
    * {@link TwoLevelBitmap.drain} of whole groups, `[first, end)` in multiples of {@link GROUP_PAGES}, to bits of `ratio` pages:
-   * page `first` goes to bit 0 of byte `target`. See {@link TwoLevelBitmap.canShrink}.
+   * page `first` goes to bit 0 of byte `target`. See {@link TwoLevelBitmap.canConvert}.
    */
   drainShrunk(first: number, end: number, target: number, ratio: number): void {
     this.#kernels.drainShrunk(first, end, target, ratio);
   }
 
-  /** Whether {@link TwoLevelBitmap.drainShrunk} knows a ratio; by exchange it knows none. */
-  canShrink(ratio: number): boolean {
+  /** The same to `ratio` bits a page. */
+  drainExpanded(first: number, end: number, target: number, ratio: number): void {
+    this.#kernels.drainExpanded(first, end, target, ratio);
+  }
+
+  /** Whether whole groups can be converted as they are drained; by exchange they cannot. */
+  canConvert(ratio: number): boolean {
     return this.place.keeping !== 'exchange' && (ratio === 8 || ratio === 16 || ratio === 32 || ratio === 64);
   }
 }

@@ -80,30 +80,33 @@ export class TwoLevelMarks implements PageMarks {
   }
 
   shrink(first: number, count: number, target: BitTarget, bit: number, ratio: number, phase: number): void {
-    const groups = this.#groupsToShrink(first, count, target, bit, ratio, phase);
+    const bitOf = (page: number) => bit + (page - first + phase) / ratio;
+    const groups = this.#groupsToConvert(first, count, target, ratio, bitOf);
     if (groups === undefined) {
       this.#shrinkPieces(first, count, target, bit, ratio, phase);
       return;
     }
-    const ahead = groups.first - first;
-    const bitOfGroups = bit + (ahead + phase) / ratio;
-    const behind = groups.end - first;
-    if (ahead > 0) this.#shrinkPieces(first, ahead, target, bit, ratio, phase);
-    const byte = target.words.byteOffset + bitOfGroups / 8;
-    this.#bitmap.drainShrunk(this.#origin + groups.first, this.#origin + groups.end, byte, ratio);
-    if (behind < count) {
-      this.#shrinkPieces(groups.end, count - behind, target, bit + (behind + phase) / ratio, ratio, 0);
-    }
+    const { start, end } = groups;
+    const behind = first + count - end;
+    if (start > first) this.#shrinkPieces(first, start - first, target, bit, ratio, phase);
+    const byte = target.words.byteOffset + bitOf(start) / 8;
+    this.#bitmap.drainShrunk(this.#origin + start, this.#origin + end, byte, ratio);
+    if (behind > 0) this.#shrinkPieces(end, behind, target, bitOf(end), ratio, 0);
   }
 
-  /** The whole groups among the pages, if the kernel can shrink them straight into the target. */
-  #groupsToShrink(first: number, count: number, target: BitTarget, bit: number, ratio: number, phase: number) {
-    if (target.isShared || !this.#log.memory.holds(target.words) || !this.#bitmap.canShrink(ratio)) return undefined;
+  /** The whole groups among the pages, if the kernel can convert them straight into the target. */
+  #groupsToConvert(
+    first: number,
+    count: number,
+    target: BitTarget,
+    ratio: number,
+    bitOf: (page: number) => number,
+  ): { start: number; end: number } | undefined {
+    if (target.isShared || !this.#log.memory.holds(target.words) || !this.#bitmap.canConvert(ratio)) return undefined;
     const start = Math.ceil((this.#origin + first) / GROUP_PAGES) * GROUP_PAGES - this.#origin;
     const end = Math.floor((this.#origin + first + count) / GROUP_PAGES) * GROUP_PAGES - this.#origin;
-    if (start >= end) return undefined;
-    // Groups must begin with a report page, and that with a byte of the target.
-    return (bit * ratio + start - first + phase) % (8 * ratio) === 0 ? { first: start, end } : undefined;
+    // A group must begin with a report page, and that with a byte of the target.
+    return start < end && bitOf(start) % 8 === 0 ? { start, end } : undefined;
   }
 
   #shrinkPieces(first: number, count: number, target: BitTarget, bit: number, ratio: number, phase: number): void {
@@ -119,6 +122,32 @@ export class TwoLevelMarks implements PageMarks {
   }
 
   expand(first: number, bits: number, target: BitTarget, bit: number, ratio: number, phase: number): void {
+    const pages = Math.ceil((phase + bits) / ratio);
+    const bitOf = (page: number) => bit + (page - first) * ratio - phase;
+    // The first and the last page may be cut.
+    const groups = this.#groupsToConvert(
+      phase > 0 ? first + 1 : first,
+      Math.floor((phase + bits) / ratio) - (phase > 0 ? 1 : 0),
+      target,
+      ratio,
+      bitOf,
+    );
+    if (groups === undefined) {
+      this.#expandPieces(first, bits, target, bit, ratio, phase);
+      return;
+    }
+    const { start, end } = groups;
+    if (start > first) this.#expandPieces(first, bitOf(start) - bit, target, bit, ratio, phase);
+    this.#bitmap.drainExpanded(
+      this.#origin + start,
+      this.#origin + end,
+      target.words.byteOffset + bitOf(start) / 8,
+      ratio,
+    );
+    if (end < first + pages) this.#expandPieces(end, bit + bits - bitOf(end), target, bitOf(end), ratio, 0);
+  }
+
+  #expandPieces(first: number, bits: number, target: BitTarget, bit: number, ratio: number, phase: number): void {
     const { converted, memory, piece } = this.#log;
     const { kernels } = memory;
     const direct = !target.isShared && memory.holds(target.words);
