@@ -11,7 +11,7 @@
 
 #define BLOCK_WORDS 8
 #define GROUP_WORDS 512
-#define SWEEP 24
+#define SWEEP 32
 
 typedef struct {
   uint64_t *bits;
