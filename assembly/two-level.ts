@@ -23,7 +23,7 @@ import { shrinkBlocks } from './shrink-blocks';
  * its group is 3 and its summary bit is bit 3 of summary word 3.
  *
  * Why 512: smaller blocks cost more summary to scan when all is clean, larger ones more page bits to read where dirt is
- * thin, and a cache line is what a read fetches anyway. docs/performance.md has the measurement.
+ * thin, and a cache line is what a read fetches anyway. What it gives: docs/performance.md.
  *
  * Three ways to keep it, by who writes: one-writer.ts, exchange.ts, generations.ts. They share the order of the two levels:
  * a writer sets the page bit, then the summary bit; a report takes the summary bit, then the page bits. Whatever the

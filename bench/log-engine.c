@@ -4,6 +4,7 @@
  * Compiled by log-engine.mjs into a library, and timed from there, in turn with the TypeScript.
  */
 #include <emmintrin.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -191,4 +192,47 @@ double engine_count(const uint64_t *bits, uint64_t words) {
   uint64_t total = 0;
   for (uint64_t i = 0; i < words; i++) total += __builtin_popcountll(bits[i]);
   return (double)total;
+}
+
+typedef struct {
+  void *handle;
+  const double *iovas;
+  uint64_t count;
+  double seconds, rate;
+} writer;
+
+static double now(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return time.tv_sec + time.tv_nsec / 1e9;
+}
+
+static void *write_on(void *argument) {
+  writer *self = argument;
+  const double started = now();
+  double elapsed;
+  uint64_t records = 0;
+  do {
+    engine_record_shared(self->handle, self->iovas, self->count);
+    records += self->count;
+    elapsed = now() - started;
+  } while (elapsed < self->seconds);
+  self->rate = records / elapsed;
+  return NULL;
+}
+
+/* Records a second of one or two threads together, each with its own list. */
+double engine_threads(void *handle, const double *iovas, uint64_t count, int threads, double seconds) {
+  pthread_t ids[2];
+  writer writers[2];
+  double rate = 0;
+  for (int i = 0; i < threads; i++) {
+    writers[i] = (writer){handle, iovas + i * count, count, seconds, 0};
+    pthread_create(&ids[i], NULL, write_on, &writers[i]);
+  }
+  for (int i = 0; i < threads; i++) {
+    pthread_join(ids[i], NULL);
+    rate += writers[i].rate;
+  }
+  return rate;
 }
