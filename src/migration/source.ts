@@ -84,8 +84,10 @@ class MigrationSource {
   #channel: FrameChannel | undefined;
   #answer: Promise<Frame> | undefined;
   #peerFailure: unknown;
-  /** Devices were found running, and are this migration's from here on. */
-  #holdsDevices = false;
+  /** The devices are this migration's, and no other's. */
+  #reserved = false;
+  /** They were found running: so they shall run again if it fails. */
+  #mayResume = false;
   /** GO is on its way: the machine is the destination's. */
   #given = false;
   /** Rejects when the caller gives up. */
@@ -146,7 +148,7 @@ class MigrationSource {
       this.#options.signal?.removeEventListener('abort', onAbort);
     }
     if (this.#report.outcome === 'moved') await this.#letGo();
-    if (this.#holdsDevices) for (const device of this.#options.devices) moving.delete(device);
+    if (this.#reserved) for (const device of this.#options.devices) moving.delete(device);
     this.#report.totalMs = performance.now() - this.#startedAt;
     return this.#report;
   }
@@ -187,9 +189,9 @@ class MigrationSource {
     this.#enter('connect');
     const { devices, memory, to, timeoutMs } = this.#options;
     this.#flags = await Promise.all(devices.map(device => requireMigratable(device)));
+    this.#reserveDevices();
     for (const device of devices) await requireRunning(device);
-    for (const device of devices) moving.add(device);
-    this.#holdsDevices = true;
+    this.#mayResume = true;
     const socket = connect(to);
     const channel = new FrameChannel(socket, timeoutMs);
     this.#channel = channel;
@@ -213,6 +215,17 @@ class MigrationSource {
     this.#roundTripMs = performance.now() - sentAt;
     channel.keepAlive(theirs.timeoutMs);
     this.#listen();
+  }
+
+  /** All or none, with nothing that waits in between. @throws VfioError EBUSY while another migration moves one of them */
+  #reserveDevices(): void {
+    const { devices } = this.#options;
+    const taken = devices.find(device => moving.has(device));
+    if (taken !== undefined) {
+      throw new VfioError('EBUSY', { operation: 'migrate', message: `${taken.target} is being migrated` });
+    }
+    for (const device of devices) moving.add(device);
+    this.#reserved = true;
   }
 
   /** Asks for the next answer beforehand, so that a destination that gives up is noticed in the middle of a pass. */
@@ -493,7 +506,7 @@ class MigrationSource {
   async #whereItRuns(): Promise<MigrationReport['runningAt']> {
     if (this.#given) return 'unknown';
     // Devices that were never this migration's are only asked: they may belong to another, or have been moved away.
-    if (!this.#holdsDevices) return (await this.#allAre(isRunningHere)) ? 'source' : 'unknown';
+    if (!this.#mayResume) return (await this.#allAre(isRunningHere)) ? 'source' : 'unknown';
     return (await this.#allAre(resumeDevice)) ? 'source' : 'nowhere';
   }
 
@@ -544,11 +557,8 @@ async function requireMigratable(device: DeviceHandle): Promise<number> {
   return flags;
 }
 
-/** @throws VfioError EBUSY while another migration moves the device; EINVAL for one that does not run here */
+/** @throws VfioError EINVAL for a device that does not run here */
 async function requireRunning(device: DeviceHandle): Promise<void> {
-  if (moving.has(device)) {
-    throw new VfioError('EBUSY', { operation: 'migrate', message: `${device.target} is being migrated` });
-  }
   const state = await device.features.migrationState();
   if (state !== MigrationState.RUNNING) {
     const message = `${device.target} does not run here: it is in state ${migrationStateName(state)}`;

@@ -89,6 +89,19 @@ describe('the source', () => {
     expect(stateOf(hosts.source)).toBe(MigrationState.STOP);
   });
 
+  it('takes one of two migrations that are asked for at once', async () => {
+    const hosts = await pair(50);
+    const receiver = await MigrationReceiver.listen({
+      memory: hosts.destination.machine,
+      devices: [hosts.destination.handle],
+    });
+    const options = { to: receiver.address, memory: hosts.source.machine, devices: [hosts.source.handle] };
+    const reports = await Promise.all([migrate(options), migrate(options)]);
+    expect(reports.map(report => report.outcome).sort()).toEqual(['failed', 'moved']);
+    expect(reports.find(report => report.outcome === 'failed')!.error!.errno).toBe('EBUSY');
+    expect(stateOf(hosts.source)).toBe(MigrationState.STOP);
+  });
+
   it('hears a destination that gives up after READY, before it says GO', async () => {
     const { source } = await pair(20);
     const to = await handMadeDestination(async channel => {
