@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { afterAll } from 'vitest';
 
 const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 if (!existsSync(main)) throw new Error('the command line is tested as it is built: run `npm run build` first');
@@ -17,7 +18,7 @@ export interface Finished {
 
 /** The commands' own folder for temporary files: whatever else runs on this machine leaves nothing here. */
 const temporary = mkdtempSync(join(tmpdir(), 'dmalog-'));
-process.on('exit', () => rmSync(temporary, { recursive: true, force: true }));
+afterAll(() => rmSync(temporary, { recursive: true, force: true }));
 
 /** Starts `dmalog` as a user does. */
 export function start(
