@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { dispatchFeature, FeatureClient, LentMemory, localDoor } from '../../src/device/index.js';
 import { DirtySet, LoggingSession, TrackerUnion } from '../../src/tracker/index.js';
-import { encodeFeatureRequest, encodeReport, linux, VfioError } from '../../src/uapi/index.js';
+import { encodeFeatureRequest, encodeReport, linux, VfioError, vfioUser } from '../../src/uapi/index.js';
 import { writerWithMemory } from './writer-device.js';
 
 /*
@@ -84,6 +84,24 @@ describe('pds', () => {
       expect(await collected(session)).toEqual([5]);
     }
   });
+});
+
+describe('libvfio-user', () => {
+  it.each([
+    ['ranges', [range]],
+    ['everything', []],
+  ])(
+    'loses the log of a region that is unmapped: here its pages stay dirty until they are reported (%s)',
+    async (_, ranges) => {
+      const { handle, device, touch } = await writer({ profile: vfioUser });
+      const session = new LoggingSession(handle.features);
+      await session.start(ranges);
+      await touch(11);
+      device.dma.map.unmap(0n, range.length);
+      expect(await collected(session)).toEqual([11]);
+      expect(await collected(session)).toEqual([]);
+    },
+  );
 });
 
 describe('QEMU', () => {
