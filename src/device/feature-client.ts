@@ -250,5 +250,5 @@ function chosenPageSize(data: Uint8Array): bigint {
 function orBytes(words: Uint32Array, bytes: Uint8Array): void {
   const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
   const source = new Uint32Array(aligned.buffer, aligned.byteOffset, words.length);
-  for (let index = 0; index < words.length; index++) words[index]! |= source[index]!;
+  orBits(source, 0, words, 0, words.length * 32);
 }

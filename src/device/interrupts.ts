@@ -165,7 +165,7 @@ export class Interrupts {
     this.#deliver(PciIrq.INTX, vector);
   }
 
-  /** INTx's level, part of the device's state. */
+  /** INTx's level. */
   get intxLevel(): boolean {
     return this.#vectors[PciIrq.INTX]![0]?.pending ?? false;
   }

@@ -45,11 +45,6 @@ export class DirtySet {
     }
   }
 
-  /** A clean set of the same ranges. */
-  sibling(): DirtySet {
-    return new DirtySet(this.ranges, this.pageSize);
-  }
-
   /** Number of pages, dirty or not. */
   get pages(): number {
     return this.ranges.reduce((sum, range) => sum + range.pages, 0);

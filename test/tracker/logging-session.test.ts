@@ -1,28 +1,10 @@
 import fc from 'fast-check';
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { FeatureClient, type FeatureDoor, localDoor } from '../../src/device/index.js';
 import { DirtySet, LoggingSession, TrackerUnion } from '../../src/tracker/index.js';
 import { linux, type Profile, profiles, rfc, VfioError, vfioUser } from '../../src/uapi/index.js';
+import { dirtyPages, PAGES, range, writer } from './one-range.js';
 import { type WriterDevice, writerWithMemory } from './writer-device.js';
-
-const PAGES = 64;
-const range = { iova: 0n, length: BigInt(PAGES) * 4096n };
-const opened: { close(): Promise<void> }[] = [];
-afterEach(async () => {
-  for (const each of opened.splice(0)) await each.close();
-});
-
-async function writer(options: Parameters<typeof writerWithMemory>[1] = {}) {
-  const side = await writerWithMemory(PAGES * 4096, options);
-  opened.push(side);
-  return side;
-}
-
-function dirtyPages(set: DirtySet): number[] {
-  return [...set.runs()].flatMap(run =>
-    Array.from({ length: Number(run.length / 4096n) }, (_, index) => Number(run.iova / 4096n) + index),
-  );
-}
 
 /** A door on which requests fail when `fails` says so, before or after the device has seen them. */
 function faultyDoor(device: WriterDevice, profile: Profile, fails: () => 'before' | 'after' | false): FeatureDoor {

@@ -1,33 +1,18 @@
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { dispatchFeature, FeatureClient, LentMemory, localDoor } from '../../src/device/index.js';
 import { DirtySet, LoggingSession, TrackerUnion } from '../../src/tracker/index.js';
 import { encodeFeatureRequest, encodeReport, linux, VfioError, vfioUser } from '../../src/uapi/index.js';
-import { writerWithMemory } from './writer-device.js';
+import { dirtyPages, PAGES, range, writer } from './one-range.js';
 
 /*
  * Traps that callers and drivers fell into (contract, "Behaviour of the real implementations"), as the host side meets them. Those of the log
  * and the bitmap are in test/log and test/bitmap.
  */
 
-const PAGES = 64;
-const range = { iova: 0n, length: BigInt(PAGES) * 4096n };
-const opened: { close(): Promise<void> }[] = [];
-afterEach(async () => {
-  for (const each of opened.splice(0)) await each.close();
-});
-
-async function writer(options: Parameters<typeof writerWithMemory>[1] = {}) {
-  const side = await writerWithMemory(PAGES * 4096, options);
-  opened.push(side);
-  return side;
-}
-
 async function collected(session: LoggingSession): Promise<number[]> {
   const dirty = new DirtySet([range]);
   await session.collect(dirty);
-  return [...dirty.runs()].flatMap(run =>
-    Array.from({ length: Number(run.length / 4096n) }, (_, index) => Number(run.iova / 4096n) + index),
-  );
+  return dirtyPages(dirty);
 }
 
 describe('newer Linux kernels', () => {

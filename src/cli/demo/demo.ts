@@ -63,7 +63,7 @@ export async function runDemo(
   try {
     for (const name of ['source', 'destination']) machines.push(await DemoMachine.start(name, directory));
     const [source, destination] = machines as [DemoMachine, DemoMachine];
-    const work = demonstrate(options, { source, destination, directory }, tell);
+    const work = demonstrate(options, { source, destination }, tell);
     return await Promise.race([work, aborted(signal)]);
   } finally {
     await Promise.all(machines.map(machine => machine.end()));
@@ -86,7 +86,7 @@ function requireMemory(memoryBytes: number): void {
 
 async function demonstrate(
   options: DemoOptions,
-  { source, destination, directory }: { source: DemoMachine; destination: DemoMachine; directory: string },
+  { source, destination }: { source: DemoMachine; destination: DemoMachine },
   tell: (event: DemoEvent) => void,
 ): Promise<DemoResult> {
   const { memoryBytes, settleMs, log, downtimeLimitMs, maxPasses } = options;
@@ -96,7 +96,7 @@ async function demonstrate(
     processes: { source: source.processes, destination: destination.processes },
   });
   for (const machine of [source, destination]) {
-    await machine.call('boot', { socket: machine.socketIn(directory), memoryBytes });
+    await machine.call('boot', { socket: machine.socket, memoryBytes });
   }
   const fillingSince = performance.now();
   await source.call('fill', { seed: options.seed });

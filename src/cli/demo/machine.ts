@@ -15,16 +15,21 @@ export class DemoMachine {
   readonly #host: ChildProcess;
   readonly #device: ChildProcess;
   readonly #pending = new Map<number, { resolve: (result: unknown) => void; reject: (error: VfioError) => void }>();
+  /** Path of the device's socket. */
+  readonly socket: string;
+  readonly #hostLost: Promise<never>;
   readonly #lost: Promise<never>;
   #nextId = 0;
   /** What the host tells while it migrates. */
   onEvent: (event: MigrationEvent) => void = () => {};
 
-  private constructor(name: string, device: ChildProcess, host: ChildProcess) {
+  private constructor(name: string, socket: string, device: ChildProcess, host: ChildProcess) {
     this.name = name;
+    this.socket = socket;
     this.#device = device;
     this.#host = host;
-    this.#lost = Promise.race([this.#rejectOnExit(device, 'device'), this.#rejectOnExit(host, 'host')]);
+    this.#hostLost = this.#rejectOnExit(host, 'host');
+    this.#lost = Promise.race([this.#rejectOnExit(device, 'device'), this.#hostLost]);
     this.#lost.catch(() => {});
     host.on('message', message => this.#receive(message as HostMessage));
   }
@@ -41,7 +46,7 @@ export class DemoMachine {
       serialization: 'advanced',
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
     });
-    const machine = new DemoMachine(name, device, host);
+    const machine = new DemoMachine(name, socket, device, host);
     try {
       await Promise.race([
         once(device, 'message', { signal: AbortSignal.timeout(READY_MS) }).catch(() => {
@@ -54,11 +59,6 @@ export class DemoMachine {
       throw error;
     }
     return machine;
-  }
-
-  /** Path of the device's socket in `directory`. */
-  socketIn(directory: string): string {
-    return join(directory, `${this.name}.sock`);
   }
 
   /** Process ids of host and device. */
@@ -79,7 +79,7 @@ export class DemoMachine {
       });
     });
     // A host whose device is gone still answers a migration with its report; only its own end leaves the question open.
-    return Promise.race([answer, this.#rejectOnExit(this.#host, 'host')]) as Promise<HostCalls[Call]['result']>;
+    return Promise.race([answer, this.#hostLost]) as Promise<HostCalls[Call]['result']>;
   }
 
   #receive(message: HostMessage): void {
