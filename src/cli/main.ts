@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
-import pc from 'picocolors';
 import { asVfioError } from '../uapi/index.js';
+import { colorsFor } from './colors.js';
 import { demoCommand } from './demo/demo-command.js';
 import { deviceCommand } from './device-command.js';
 import { ExitCode } from './exit-code.js';
@@ -52,6 +52,6 @@ function report(error: unknown): number {
     // Commander has said it already. Help and version are no errors.
     return error.exitCode === 0 ? ExitCode.DONE : ExitCode.USAGE;
   }
-  console.error(`${pc.red('dmalog:')} ${asVfioError(error, 'failed').message}`);
+  console.error(`${colorsFor(process.stderr).red('dmalog:')} ${asVfioError(error, 'failed').message}`);
   return ExitCode.FAILURE;
 }

@@ -27,7 +27,8 @@ export function start(
 ): { child: ChildProcess; finished: Promise<Finished> } {
   const child = spawn(process.execPath, [main, ...parameters], {
     stdio: ['ignore', stdoutTo, 'pipe'],
-    env: { ...process.env, TMPDIR: temporary },
+    // The test runner may force colours on whatever it starts.
+    env: { ...process.env, TMPDIR: temporary, FORCE_COLOR: '', CI: 'true' },
   });
   let stdout = '';
   let stderr = '';

@@ -1,10 +1,11 @@
 import { Presets, SingleBar } from 'cli-progress';
 import Table from 'cli-table3';
-import pc from 'picocolors';
 import type { PassReport } from '../../migration/index.js';
+import { colorsFor } from '../colors.js';
 import type { DemoEvent, DemoOptions, DemoResult } from './demo.js';
 import type { DemoOutput } from './demo-output.js';
 
+const pc = colorsFor(process.stdout);
 const PAGE = 4096;
 
 /** The demo for people: a line a step, a bar while pages move, a table and the proof at the end. */
