@@ -7,18 +7,19 @@ import type { PciIdentity } from './pci-config-space.js';
  *   identity (given in PRE_COPY already, so that an unfit destination is found before the device stops), 16 bytes:
  *     0 "DMALOGDV" · 8 u16 vendor · 10 u16 device · 12 u16 revision · 14 u16 version of the author's state
  *   image (given in STOP_COPY):
- *     u32 length and bytes of: configuration space, MSI-X table, pending MSI-X vectors (a bit each), the author's state
+ *     u32 length and bytes of: configuration space, MSI-X table, pending MSI-X vectors (a bit each), mappable BAR memory, the author's state
  */
 
 const MAGIC = new TextEncoder().encode('DMALOGDV');
 const IDENTITY_SIZE = 16;
-const PARTS = 4;
+const PARTS = 5;
 
 /** A stopped device's state, part by part. */
 export interface DeviceImage {
   config: Uint8Array;
   msixTable: Uint8Array;
   pending: Uint8Array;
+  barMemory: Uint8Array;
   state: Uint8Array;
 }
 
@@ -36,7 +37,7 @@ export function encodeIdentity(identity: PciIdentity, stateVersion: number): Uin
 
 /** The rest. */
 export function encodeDeviceImage(image: DeviceImage): Uint8Array {
-  const parts = [image.config, image.msixTable, image.pending, image.state];
+  const parts = [image.config, image.msixTable, image.pending, image.barMemory, image.state];
   const bytes = new Uint8Array(parts.reduce((sum, part) => sum + 4 + part.length, 0));
   let offset = 0;
   for (const part of parts) {
@@ -71,17 +72,8 @@ export function decodeDeviceImage(bytes: Uint8Array, identity: Uint8Array): Devi
     parts.push(bytes.subarray(offset + 4, offset + 4 + length));
     offset += 4 + length;
   }
-  const [config, msixTable, pending, state] = parts;
-  if (
-    config === undefined ||
-    msixTable === undefined ||
-    pending === undefined ||
-    state === undefined ||
-    parts.length !== 4
-  ) {
-    throw invalid('parts', `${parts.length} parts, not 4`);
-  }
-  return { config, msixTable, pending, state };
+  if (parts.length !== PARTS) throw invalid('parts', `${parts.length} parts, not ${PARTS}`);
+  return { config: parts[0]!, msixTable: parts[1]!, pending: parts[2]!, barMemory: parts[3]!, state: parts[4]! };
 }
 
 function invalid(field: string, message: string): VfioError {

@@ -6,6 +6,7 @@ export * from './dma-port.js';
 export * from './feature-client.js';
 export * from './feature-dispatch.js';
 export * from './interrupts.js';
+export type { IoEventSpec } from './io-events.js';
 export * from './local-device.js';
 export * from './migration-machine.js';
 export * from './migration-states.js';

@@ -1,4 +1,5 @@
 import { VfioError, viewOf } from '../uapi/index.js';
+import type { RegionArea } from './device.js';
 
 /*
  * A type 0 PCI configuration space, 256 bytes (PCI Local Bus Specification 3.0, chapter 6).
@@ -52,6 +53,11 @@ export interface BarSpec {
   /** Default: a 32-bit address. */
   wide?: boolean;
   prefetchable?: boolean;
+  /**
+   * Areas that are memory and not registers, and that a client may map: page-aligned, ascending, apart from each other. The device reaches
+   * them by `barMemory`; they are zeros after a reset, and migrate.
+   */
+  mappable?: readonly RegionArea[];
 }
 
 /** Where the MSI-X table and its pending bits are. */

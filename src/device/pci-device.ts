@@ -1,5 +1,6 @@
 import { DmaLog, type DmaLogOptions } from '../log/index.js';
 import { DmaMap, type MaybePromise } from '../memory/index.js';
+import type { Mapping } from '../native/index.js';
 import {
   DeviceFlag,
   MIGRATION_P2P,
@@ -11,7 +12,8 @@ import {
   RegionFlag,
   VfioError,
 } from '../uapi/index.js';
-import type { Device, RegionInfo } from './device.js';
+import { BarMemories } from './bar-memories.js';
+import type { Device, IoEventFd, RegionInfo } from './device.js';
 import {
   type DeviceImage,
   decodeDeviceImage,
@@ -21,6 +23,7 @@ import {
 } from './device-image.js';
 import { DmaPort } from './dma-port.js';
 import { Interrupts } from './interrupts.js';
+import { type IoEventSpec, IoEvents } from './io-events.js';
 import { type MigratableModel, MigrationMachine } from './migration-machine.js';
 import { type BarSpec, CONFIG_SPACE_SIZE, PciConfigSpace, type PciIdentity } from './pci-config-space.js';
 
@@ -42,6 +45,13 @@ export interface PciDeviceOptions extends PciIdentity {
   maxDmaMaps?: number;
   /** Raised when what `saveState` gives changes its form; only the same number is taken at the other end. Default 1. */
   stateVersion?: number;
+  /** Writes that clients may signal on eventfds; `onIoEvent` is told the index. */
+  ioEventFds?: readonly IoEventSpec[];
+  /**
+   * `'enforced'`: without the bus master bit of the command register, which drivers set, no DMA. `'ignored'`: DMA always, for clients that
+   * never set the bit, such as the sample client of the C reference. Default `'enforced'`.
+   */
+  busMaster?: 'enforced' | 'ignored';
 }
 
 const MSIX_ENTRY_SIZE = 16;
@@ -78,6 +88,9 @@ export abstract class PciDevice implements Device {
   readonly #msixTable: Uint8Array;
   readonly #pendingOffset: number;
   readonly #identity: Uint8Array;
+  readonly #barMemories: BarMemories;
+  readonly #ioEvents: IoEvents;
+  readonly #followsBusMaster: boolean;
   #resets = 0;
 
   protected constructor(options: PciDeviceOptions) {
@@ -96,11 +109,14 @@ export abstract class PciDevice implements Device {
       hasIntx,
       options.msix && { ...options.msix, tableOffset: 0, pendingOffset },
     );
-    this.regions = regionInfos(bars);
+    this.#ioEvents = new IoEvents(options.ioEventFds ?? [], index => this.onIoEvent(index));
+    this.#barMemories = new BarMemories(options.name, bars);
+    this.regions = regionInfos(bars, this.#barMemories);
     this.interrupts = new Interrupts({ [PciIrq.INTX]: hasIntx ? 1 : 0, [PciIrq.MSIX]: vectors });
     this.hasLogging = options.log !== false;
     this.dma = new DmaPort(new DmaMap(options.maxDmaMaps), new DmaLog(options.log || {}));
-    this.dma.busMaster = false;
+    this.#followsBusMaster = options.busMaster !== 'ignored';
+    this.dma.busMaster = !this.#followsBusMaster;
     this.#identity = encodeIdentity(options, options.stateVersion ?? 1);
     const migrationFlags = options.migrationFlags ?? MIGRATION_STOP_COPY | MIGRATION_P2P | MIGRATION_PRE_COPY;
     this.migration = migrationFlags === 0 ? undefined : new MigrationMachine(this.#migratable(), migrationFlags);
@@ -110,6 +126,8 @@ export abstract class PciDevice implements Device {
   protected abstract readRegister(bar: number, offset: number, into: Uint8Array): MaybePromise<void>;
   /** Writes a BAR's registers, as {@link PciDevice.readRegister}. `data` is only valid until the call returns. */
   protected abstract writeRegister(bar: number, offset: number, data: Uint8Array): MaybePromise<void>;
+  /** One of `ioEventFds` was signalled, once or more often since the last call. What it throws becomes a process warning. */
+  protected onIoEvent(_index: number): MaybePromise<void> {}
   /** Registers as at power-on. */
   protected onReset(): MaybePromise<void> {}
   /** The device may work by itself from now on. */
@@ -153,6 +171,14 @@ export abstract class PciDevice implements Device {
     if (!this.#config.intxDisabled) this.interrupts.setIntxLevel(true);
   }
 
+  /**
+   * The memory of a BAR's `mappable` areas, offsets as in the BAR. A client that has mapped it changes it at any moment, unseen.
+   * @throws VfioError EINVAL for a BAR without such areas
+   */
+  protected barMemory(bar: number): Mapping {
+    return this.#barMemories.require(bar).mapping;
+  }
+
   /** Deasserts INTx. */
   protected clearInterrupt(): void {
     this.#config.interruptStatus = false;
@@ -167,7 +193,9 @@ export abstract class PciDevice implements Device {
       into.set(this.#msixTable.subarray(offset, offset + into.length));
       return undefined;
     }
-    return this.readRegister(region, offset, into);
+    const memory = this.#barMemories.find(region);
+    if (memory === undefined) return this.readRegister(region, offset, into);
+    return memory.read(offset, into, (at, from, to) => this.readRegister(region, at, into.subarray(from, to)));
   }
 
   regionWrite(region: number, offset: number, data: Uint8Array): MaybePromise<void> {
@@ -181,7 +209,18 @@ export abstract class PciDevice implements Device {
       this.#msixTable.set(data, offset);
       return undefined;
     }
-    return this.writeRegister(region, offset, data);
+    const memory = this.#barMemories.find(region);
+    if (memory === undefined) return this.writeRegister(region, offset, data);
+    return memory.write(offset, data, (at, from, to) => this.writeRegister(region, at, data.subarray(from, to)));
+  }
+
+  /** Whether eventfds are watched, which takes the event loop. An author whose device works by itself adds to it. */
+  get busy(): boolean {
+    return this.#ioEvents.open;
+  }
+
+  regionIoFds(region: number): readonly IoEventFd[] {
+    return this.#ioEvents.ofBar(region);
   }
 
   #checkAccess(operation: string, region: number, offset: number, count: number): void {
@@ -195,7 +234,7 @@ export abstract class PciDevice implements Device {
   }
 
   #followCommand(): void {
-    this.dma.busMaster = this.#config.busMaster;
+    if (this.#followsBusMaster) this.dma.busMaster = this.#config.busMaster;
     this.interrupts.setIntxLevel(this.#config.interruptStatus && !this.#config.intxDisabled);
   }
 
@@ -206,6 +245,8 @@ export abstract class PciDevice implements Device {
       await this.dma.idle();
       this.#config.reset();
       this.#msixTable.fill(0);
+      this.#barMemories.reset();
+      this.#ioEvents.discard();
       this.interrupts.clearPending();
       this.clearInterrupt();
       this.#followCommand();
@@ -223,6 +264,17 @@ export abstract class PciDevice implements Device {
   disconnect(): void {
     this.interrupts.disconnect();
     this.dma.map.unmapAll();
+    this.#ioEvents.close();
+  }
+
+  /** Lets go of everything, memory files included: the device is over. A second call does nothing. */
+  close(): void {
+    this.disconnect();
+    this.#barMemories.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 
   #migratable(): MigratableModel {
@@ -241,18 +293,24 @@ export abstract class PciDevice implements Device {
           config: this.#config.save(),
           msixTable: this.#msixTable,
           pending: this.interrupts.pending(PciIrq.MSIX),
+          barMemory: this.#barMemories.save(),
           state: this.saveState(),
         }),
       load: bytes => this.#load(bytes),
       stoppedSize: () =>
-        deviceImageSize(CONFIG_SPACE_SIZE, this.#msixTable.length, this.interrupts.pending(PciIrq.MSIX).length) +
-        this.stateSize(),
+        deviceImageSize(
+          CONFIG_SPACE_SIZE,
+          this.#msixTable.length,
+          this.interrupts.pending(PciIrq.MSIX).length,
+          this.#barMemories.size,
+        ) + this.stateSize(),
       fail: () => this.dma.stop('the device has failed'),
     };
   }
 
   async #quiesce(): Promise<void> {
     const resets = this.#resets;
+    this.#ioEvents.lookNow();
     await this.onQuiesce();
     // A reset that came between has the device running again.
     if (resets !== this.#resets) return;
@@ -273,20 +331,26 @@ export abstract class PciDevice implements Device {
     this.loadState(image.state);
     this.#config.load(image.config);
     this.#msixTable.set(image.msixTable);
+    this.#barMemories.load(image.barMemory);
     this.interrupts.keep(PciIrq.MSIX, image.pending);
   }
 
-  #fits({ msixTable, pending }: DeviceImage): boolean {
+  #fits({ msixTable, pending, barMemory }: DeviceImage): boolean {
     return (
-      msixTable.length === this.#msixTable.length && pending.length === this.interrupts.pending(PciIrq.MSIX).length
+      msixTable.length === this.#msixTable.length &&
+      pending.length === this.interrupts.pending(PciIrq.MSIX).length &&
+      barMemory.length === this.#barMemories.size
     );
   }
 }
 
-function regionInfos(bars: readonly BarSpec[]): RegionInfo[] {
-  const regions = Array.from({ length: PCI_NUM_REGIONS }, () => ({ size: 0, flags: 0 }));
+function regionInfos(bars: readonly BarSpec[], memories: BarMemories): RegionInfo[] {
+  const regions = Array.from({ length: PCI_NUM_REGIONS }, (): RegionInfo => ({ size: 0, flags: 0 }));
   const access = RegionFlag.READ | RegionFlag.WRITE;
-  for (const bar of bars) regions[bar.index] = { size: bar.size, flags: access };
+  for (const { index, size } of bars) {
+    const mapping = memories.find(index)?.regionMapping;
+    regions[index] = { size, flags: access, ...(mapping === undefined ? {} : { mapping }) };
+  }
   regions[PciRegion.CONFIG] = { size: CONFIG_SPACE_SIZE, flags: access };
   return regions;
 }

@@ -1,17 +1,17 @@
 import {
   accessOf,
   fdKind,
-  fileSize,
   isShrinkSealed,
-  Mapping,
+  type Mapping,
   type MappingRights,
   type OwnedFd,
   readAt,
   writeAt,
 } from '../native/index.js';
 import { VfioError } from '../uapi/index.js';
-import { hasMappingRoom, releaseMapping, reserveMapping } from './mapping-budget.js';
+import { hasMappingRoom } from './mapping-budget.js';
 import type { MaybePromise } from './maybe-promise.js';
+import { PeerMapping, requireInside } from './peer-mapping.js';
 
 /**
  * How the bytes of one DMA region are reached. Offsets count from the region's start, in bytes; the map of IOVA has checked
@@ -31,24 +31,13 @@ export interface Backing {
 /** Memory of a file that cannot shrink, mapped here: the fastest way. */
 export class MappedBacking implements Backing {
   readonly kind = 'mapped';
+  readonly #peer: PeerMapping;
   readonly #mapping: Mapping;
-  #closed = false;
 
-  /**
-   * Maps `length` bytes of a file from `offset` on and closes the descriptor, which the mapping does not need: the number of
-   * regions is then not bounded by the number of descriptors.
-   * @param file owned by this call from now on, whether it succeeds or throws.
-   * @throws VfioError EINVAL when the file is not sealed against shrinking, is too short, or `offset` is no multiple of 4096;
-   *   EACCES when it was opened for less than `rights`; ENOMEM when peers have as many mappings as they may; ENOMEM, EPERM as mmap(2).
-   */
+  /** Maps as {@link PeerMapping}, which see for what it throws. */
   constructor(file: OwnedFd, offset: bigint, length: bigint, rights: MappingRights) {
-    try {
-      if (!isShrinkSealed(file.fd)) throw refused('fd', 'the file may shrink, and would take the process with it');
-      requireInside(file.fd, offset, length);
-      this.#mapping = mapWithinBudget(file.fd, offset, Number(length), rights);
-    } finally {
-      file.close();
-    }
+    this.#peer = new PeerMapping(file, offset, length, rights);
+    this.#mapping = this.#peer.mapping;
   }
 
   read(offset: number, into: Uint8Array): void {
@@ -60,20 +49,7 @@ export class MappedBacking implements Backing {
   }
 
   close(): void {
-    if (this.#closed) return;
-    this.#closed = true;
-    releaseMapping(this.#mapping.length);
-    this.#mapping.close();
-  }
-}
-
-function mapWithinBudget(fd: number, offset: bigint, length: number, rights: MappingRights): Mapping {
-  reserveMapping(length);
-  try {
-    return Mapping.map(fd, offset, length, rights);
-  } catch (error) {
-    releaseMapping(length);
-    throw error;
+    this.#peer.close();
   }
 }
 
@@ -94,7 +70,7 @@ export class FileBacking implements Backing {
   constructor(file: OwnedFd, offset: bigint, length: bigint, rights: MappingRights) {
     try {
       if (fdKind(file.fd) !== 'file') throw refused('fd', `a ${fdKind(file.fd)} is not memory`);
-      requireInside(file.fd, offset, length);
+      requireInside(file.fd, offset, length, 'DMA_MAP');
       requireAccess(file.fd, rights);
     } catch (error) {
       file.close();
@@ -144,14 +120,6 @@ function shrinkSealedOrClose(file: OwnedFd): boolean {
     file.close();
     throw error;
   }
-}
-
-function requireInside(fd: number, offset: bigint, length: bigint): void {
-  const size = fileSize(fd);
-  if (offset < 0n || length < 1n || offset + length > size) {
-    throw refused('size', `${length} bytes at offset ${offset} of a file of ${size}`);
-  }
-  if (offset + length > BigInt(Number.MAX_SAFE_INTEGER)) throw refused('offset', 'beyond 2^53');
 }
 
 function requireAccess(fd: number, rights: MappingRights): void {

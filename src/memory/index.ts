@@ -3,3 +3,4 @@ export * from './backing.js';
 export * from './dma-map.js';
 export * from './guest-memory.js';
 export * from './maybe-promise.js';
+export { PeerMapping } from './peer-mapping.js';

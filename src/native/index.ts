@@ -4,4 +4,5 @@ export { type FdKind, fdKind, fileSize, OwnedFd, openFdCount } from './file-desc
 export * from './mapping.js';
 export * from './memory-file.js';
 export * from './poll.js';
+export * from './socket-messages.js';
 export * from './unix-socket.js';

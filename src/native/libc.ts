@@ -62,12 +62,20 @@ export const libc = {
   send: declare<(fd: number, from: Bytes, count: number, flags: number) => number>(
     'int64_t send(int fd, const void *from, size_t count, int flags)',
   ),
-  sendmsg: declare<(fd: number, message: Bytes, flags: number) => number>(
-    'int64_t sendmsg(int fd, const void *message, int flags)',
+  // By address, and with counts of 32 bits, which every message fits: a call takes 120 ns so, and 270 with a typed array.
+  sendAt: declare<(fd: number, address: number, count: number, flags: number) => number>(
+    'int send(int fd, uintptr_t address, uint32_t count, int flags)',
   ),
-  recvmsg: declare<(fd: number, message: Bytes, flags: number) => number>(
-    'int64_t recvmsg(int fd, void *message, int flags)',
+  sendmsg: declare<(fd: number, message: number, flags: number) => number>(
+    'int sendmsg(int fd, uintptr_t message, int flags)',
   ),
+  recvmsg: declare<(fd: number, message: number, flags: number) => number>(
+    'int recvmsg(int fd, uintptr_t message, int flags)',
+  ),
+  setsockopt: declare<(fd: number, level: number, option: number, value: Bytes, length: number) => number>(
+    'int setsockopt(int fd, int level, int option, const void *value, uint32_t length)',
+  ),
+  shutdown: declare<(fd: number, how: number) => number>('int shutdown(int fd, int how)'),
   eventfd: declare<(initial: number, flags: number) => number>('int eventfd(unsigned int initial, int flags)'),
   poll: declare<(fds: Bytes, count: number, timeoutMs: number) => number>(
     'int poll(void *fds, uint64_t count, int timeout)',

@@ -29,15 +29,16 @@ const CONTROL_SPACE = roundUpToWord(CONTROL_HEADER + 4 * MAX_MESSAGE_FDS);
 
 /** A message in native memory, for sendmsg and recvmsg. */
 export class MessageBlock {
-  /** What sendmsg and recvmsg take: the header stands at its start. */
-  readonly header = new Uint8Array(CONTROL + CONTROL_SPACE);
-  readonly #view = new DataView(this.header.buffer);
-  // The last payload buffer: its address is not asked for again (126 ns), and it cannot go away during the call.
-  #payloadBuffer: ArrayBufferLike | undefined;
-  #payloadOffset = 0;
+  /** Where the header stands, for sendmsg and recvmsg; user space ends below 2^47, so that a number is exact. */
+  readonly address: number;
+  readonly #bytes = new Uint8Array(CONTROL + CONTROL_SPACE);
+  readonly #view = new DataView(this.#bytes.buffer);
+  // The last payload: its address is not asked for again (126 ns), and it cannot go away during the call.
+  #payload: Uint8Array | undefined;
 
   constructor() {
-    const address = addressOfBytes(this.header);
+    const address = addressOfBytes(this.#bytes);
+    this.address = Number(address);
     this.#view.setBigUint64(16, address + BigInt(IOVEC), true);
     this.#view.setUint32(24, 1, true);
     this.#view.setBigUint64(32, address + BigInt(CONTROL), true);
@@ -45,10 +46,9 @@ export class MessageBlock {
 
   /** Points the iovec at `bytes`. */
   setPayload(bytes: Uint8Array): void {
-    if (bytes.buffer !== this.#payloadBuffer || bytes.byteOffset !== this.#payloadOffset) {
+    if (bytes !== this.#payload) {
       this.#view.setBigUint64(IOVEC, addressOfBytes(bytes), true);
-      this.#payloadBuffer = bytes.buffer;
-      this.#payloadOffset = bytes.byteOffset;
+      this.#payload = bytes;
     }
     this.#view.setUint32(IOVEC + 8, Math.min(bytes.length, MAX_TRANSFER), true);
   }

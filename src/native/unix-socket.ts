@@ -2,25 +2,27 @@ import { chmodSync, fchmodSync, lstatSync, unlinkSync } from 'node:fs';
 import { asVfioError, ERRNO, VfioError } from '../uapi/index.js';
 import { OwnedFd } from './file-descriptor.js';
 import { checked, lastErrno, libc, systemError, uninterrupted } from './libc.js';
-import { MAX_MESSAGE_FDS, MessageBlock } from './message-block.js';
-
-export { MAX_MESSAGE_FDS };
 
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
 const SOCK_NONBLOCK = 0o4000;
 const SOCK_CLOEXEC = 0o2000000;
 const STREAM = SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC;
-const MSG_CTRUNC = 0x8;
-const MSG_DONTWAIT = 0x40;
-const MSG_NOSIGNAL = 0x4000;
-const MSG_CMSG_CLOEXEC = 0x40000000;
 
 /** Longest path of a UNIX socket, bytes: 108 with the closing NUL. */
 export const MAX_SOCKET_PATH = 107;
 
+/** What names a socket may have. */
+export interface AddressOptions {
+  /**
+   * Takes a path that begins with `@` for a name in Linux's abstract namespace (unix(7)), which has no file. Such a name has no permissions
+   * either: any user of the machine may connect to it, or take it first. Default false: such a path is refused; `./@name` is a file.
+   */
+  readonly abstract?: boolean;
+}
+
 /** How a socket file is made. */
-export interface ListenOptions {
+export interface ListenOptions extends AddressOptions {
   /** Permissions of the socket file, exactly: the umask does not apply. Default 0o600. */
   readonly mode?: number;
   /** How many connections may wait to be accepted. Default 16. */
@@ -31,10 +33,11 @@ export interface ListenOptions {
 export class UnixListener {
   readonly path: string;
   readonly #socket: OwnedFd;
-  readonly #inode: bigint;
+  /** Missing for an abstract name. */
+  readonly #inode: bigint | undefined;
 
   /** @internal Made by {@link listen}. */
-  constructor(path: string, socket: OwnedFd, inode: bigint) {
+  constructor(path: string, socket: OwnedFd, inode: bigint | undefined) {
     this.path = path;
     this.#socket = socket;
     this.#inode = inode;
@@ -60,12 +63,16 @@ export class UnixListener {
   /** Stops listening and removes the socket file, unless somebody has put another in its place. A second call does nothing. */
   close(): void {
     if (this.#socket.closed) return;
+    if (this.#inode !== undefined) this.#removeFile(this.#inode);
+    this.#socket.close();
+  }
+
+  #removeFile(inode: bigint): void {
     try {
-      if (lstatSync(this.path, { bigint: true }).ino === this.#inode) unlinkSync(this.path);
+      if (lstatSync(this.path, { bigint: true }).ino === inode) unlinkSync(this.path);
     } catch {
       // The file is gone or out of reach: there is nothing left to remove.
     }
-    this.#socket.close();
   }
 
   [Symbol.dispose](): void {
@@ -75,24 +82,34 @@ export class UnixListener {
 
 /**
  * Listens on a path. A socket file that a dead process left behind is replaced; a live one is not.
- * @throws VfioError EINVAL for a path that is empty, abstract, or longer than {@link MAX_SOCKET_PATH}; EADDRINUSE when somebody
+ * @throws VfioError EINVAL for a path that is empty, holds a NUL, is longer than {@link MAX_SOCKET_PATH}, or is abstract unasked; EADDRINUSE when somebody
  *   listens there; EEXIST when something other than a socket is there; ENOENT, EACCES as bind(2).
  */
 export function listen(path: string, options: ListenOptions = {}): UnixListener {
-  const address = socketAddress(path, 'bind');
+  const address = socketAddress(path, 'bind', options);
   const { mode = 0o600, backlog = 16 } = options;
   const socket = newSocket();
   try {
-    // A socket's own mode is what bind gives the file, less the umask: at no moment is the file more open than asked for.
-    fchmodSync(socket.fd, mode);
-    bindReplacingStale(socket.fd, path, address);
-    const inode = settleFile(path, mode);
+    const inode = isAbstract(path) ? bindAbstract(socket.fd, address) : bindFile(socket.fd, path, address, mode);
     checked('listen', () => libc.listen(socket.fd, backlog));
     return new UnixListener(path, socket, inode);
   } catch (error) {
     socket.close();
     throw asVfioError(error, 'listen');
   }
+}
+
+/** An abstract name is nobody's file: it ends with its socket, so that there is nothing stale to replace. */
+function bindAbstract(fd: number, address: Uint8Array): undefined {
+  checked('bind', () => libc.bind(fd, address, address.length));
+}
+
+/** Returns the socket file's inode number. */
+function bindFile(fd: number, path: string, address: Uint8Array, mode: number): bigint {
+  // A socket's own mode is what bind gives the file, less the umask: at no moment is the file more open than asked for.
+  fchmodSync(fd, mode);
+  bindReplacingStale(fd, path, address);
+  return settleFile(path, mode);
 }
 
 /** Gives the new socket file the bits that the umask took away; returns its inode number. */
@@ -132,8 +149,8 @@ function requireStale(path: string, address: Uint8Array): void {
  * @throws VfioError EINVAL for a bad path; ENOENT, EACCES, ECONNREFUSED (nobody listens) as connect(2); EAGAIN when too many
  *   connections wait to be accepted: try again later.
  */
-export function connect(path: string): OwnedFd {
-  const address = socketAddress(path, 'connect');
+export function connect(path: string, options: AddressOptions = {}): OwnedFd {
+  const address = socketAddress(path, 'connect', options);
   const socket = newSocket();
   if (uninterrupted(() => libc.connect(socket.fd, address, address.length)) === 0) return socket;
   const error = systemError('connect', path);
@@ -152,89 +169,25 @@ function newSocket(): OwnedFd {
   return new OwnedFd(checked('socket', () => libc.socket(AF_UNIX, STREAM, 0)));
 }
 
-/** struct sockaddr_un: u16 family, then the path and a NUL. */
-function socketAddress(path: string, operation: string): Uint8Array {
+/**
+ * struct sockaddr_un: u16 family, then the path and a NUL; for an abstract name a NUL and the name, of which the address's length tells the
+ * end. Example: `@vm1` is 01 00 00 76 6d 31, 6 bytes.
+ */
+function socketAddress(path: string, operation: string, options: AddressOptions): Uint8Array {
   const bytes = new TextEncoder().encode(path);
   const bad = (message: string) => new VfioError('EINVAL', { operation, field: 'path', message });
   if (bytes.length === 0) throw bad('is empty');
-  if (bytes.includes(0)) throw bad('holds a NUL byte; abstract names are not served, since any user may take one');
+  if (bytes.includes(0)) throw bad('holds a NUL byte');
+  if (path.startsWith('@') && !options.abstract) throw bad('is an abstract name, which any user may take');
   if (bytes.length > MAX_SOCKET_PATH) throw bad(`${bytes.length} bytes, at most ${MAX_SOCKET_PATH} fit`);
-  const address = new Uint8Array(2 + bytes.length + 1);
+  const end = isAbstract(path) ? 0 : 1;
+  const address = new Uint8Array(2 + bytes.length + end);
   address[0] = AF_UNIX;
   address.set(bytes, 2);
+  if (isAbstract(path)) address[2] = 0;
   return address;
 }
 
-const outgoing = new MessageBlock();
-const incoming = new MessageBlock();
-const NOTHING_TO_SEND: readonly number[] = [];
-
-/**
- * Sends what fits at once, on a socket of any mode. The descriptors travel with the first byte: once the result is a number
- * they are sent, and the rest of `bytes` goes without them. They stay open here.
- * @returns bytes sent, or `'again'` when nothing fitted: wait until the socket is writable.
- * @throws VfioError EPIPE, ECONNRESET when the peer is gone; EINVAL for descriptors without a byte to carry them, or more than
- *   {@link MAX_MESSAGE_FDS}; EBADF when one of them is not open.
- */
-export function send(fd: number, bytes: Uint8Array, fds: readonly number[] = NOTHING_TO_SEND): number | 'again' {
-  if (fds.length > 0) return sendWithFds(fd, bytes, fds);
-  if (bytes.length === 0) return 0;
-  const count = uninterrupted(() => libc.send(fd, bytes, bytes.length, MSG_DONTWAIT | MSG_NOSIGNAL));
-  return count === -1 ? againOrThrow('send') : count;
-}
-
-function sendWithFds(fd: number, bytes: Uint8Array, fds: readonly number[]): number | 'again' {
-  const bad = (field: string, message: string) => new VfioError('EINVAL', { operation: 'sendmsg', field, message });
-  if (bytes.length === 0) throw bad('bytes', 'descriptors need a byte to travel with');
-  if (fds.length > MAX_MESSAGE_FDS) throw bad('fds', `${fds.length} descriptors, at most ${MAX_MESSAGE_FDS}`);
-  outgoing.setPayload(bytes);
-  outgoing.setFds(fds);
-  const count = uninterrupted(() => libc.sendmsg(fd, outgoing.header, MSG_DONTWAIT | MSG_NOSIGNAL));
-  return count === -1 ? againOrThrow('sendmsg') : count;
-}
-
-function againOrThrow(operation: string): 'again' {
-  const errno = lastErrno();
-  if (errno === ERRNO.EAGAIN) return 'again';
-  throw systemError(operation, undefined, errno);
-}
-
-/** What came in one {@link receive}. */
-export interface Received {
-  /** How many bytes of the buffer were filled, 1 or more. */
-  readonly bytes: number;
-  /**
-   * Descriptors that came along; the receiver owns them. They belong to the last message that begins in these bytes: the kernel
-   * may merge earlier bytes without descriptors with bytes that carry them, and stops there.
-   */
-  readonly fds: readonly OwnedFd[];
-  /** The peer sent more descriptors than this process could take (it is out of descriptors): all of them are closed. */
-  readonly fdsLost: boolean;
-}
-
-/**
- * Receives what is there, on a socket of any mode. Descriptors arrive with close-on-exec set.
- * @param into at least 1 byte; filled from its start.
- * @returns `'again'` when nothing is there, `'closed'` when the peer is gone and everything it sent was received.
- * @throws VfioError EINVAL for an empty buffer; EBADF, ENOTSOCK as recvmsg(2).
- */
-export function receive(fd: number, into: Uint8Array): Received | 'again' | 'closed' {
-  // Without room, recvmsg answers 0, which would be taken for the end.
-  if (into.length === 0) throw new VfioError('EINVAL', { operation: 'recvmsg', field: 'into', message: 'no room' });
-  incoming.setPayload(into);
-  const count = uninterrupted(() => {
-    incoming.offerControl();
-    return libc.recvmsg(fd, incoming.header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  });
-  if (count > 0) return received(count);
-  // A peer that closes with unread bytes in its buffer resets the connection: to the reader that is an end like any other.
-  if (count === 0 || lastErrno() === ERRNO.ECONNRESET) return 'closed';
-  return againOrThrow('recvmsg');
-}
-
-function received(bytes: number): Received {
-  const fds = incoming.takeFds();
-  if ((incoming.flags & MSG_CTRUNC) === 0) return { bytes, fds, fdsLost: false };
-  for (const owned of fds) owned.close();
-  return { bytes, fds: [], fdsLost: true };
+function isAbstract(path: string): boolean {
+  return path.startsWith('@');
 }

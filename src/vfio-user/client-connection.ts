@@ -1,49 +1,82 @@
+import type { MaybePromise } from '../memory/index.js';
 import type { OwnedFd } from '../native/index.js';
-import { ERRNO, errnoName, VfioError } from '../uapi/index.js';
+import { asVfioError, ERRNO, errnoName, VfioError } from '../uapi/index.js';
 import { commandName, MessageType } from './constants.js';
 import { closeFds, type Frame } from './frame-parser.js';
-import { encodeCommand, encodeErrorReply } from './header.js';
-import { MAX_REFUSALS_QUEUED, STRUCTURE_ROOM, type VfioUserLimits } from './limits.js';
-import { MessageStream } from './message-stream.js';
+import { encodeCommand } from './header.js';
+import { MAX_POSTED_QUEUED, STRUCTURE_ROOM, TURN_MS, type VfioUserLimits } from './limits.js';
+import { MessageStream, type StreamEvents } from './message-stream.js';
+import { RequestBatch } from './request-batch.js';
+import { ServedCommands } from './served-commands.js';
+import { TwinSocket } from './twin-socket.js';
 
 interface PendingRequest {
   command: number;
   operation: string;
   /** On the clock of `performance.now()`, milliseconds. */
   deadline: number;
+  /** Takes the reply's descriptors; without it they are closed. */
+  received: OwnedFd[] | undefined;
   resolve: (payload: Uint8Array) => void;
   reject: (error: VfioError) => void;
 }
 
 const MESSAGE_IDS = 0x10000;
+const NO_FDS: readonly number[] = [];
+
+/** How a {@link ClientConnection} behaves. */
+export interface ConnectionOptions {
+  readonly limits: VfioUserLimits;
+  /** How long a request waits for its reply, milliseconds; 0: for ever. */
+  readonly timeoutMs: number;
+  /**
+   * For a client whose thread has nothing else to do: whether it may wait for replies in the kernel just now, also while the server may ask
+   * something on the twin socket. Missing: the event loop brings the replies.
+   */
+  readonly mayWait: ((hasTwin: boolean) => boolean) | undefined;
+  /** Serves a command of the server: gives the reply's payload; throws or rejects with the errno to answer. */
+  readonly serve: (frame: Frame) => MaybePromise<Uint8Array>;
+}
 
 /**
- * The client's end of a connection: sends commands, and gives each its reply by the message's id.
+ * The client's end of a connection: sends commands, gives each its reply by the message's id, and serves the server's commands meanwhile.
  *
- * All requests wait equally long, so the one that was sent first is the first to be overdue: one timer, for that one, serves all.
+ * Requests that are made in one turn of the event loop leave together at its end. All wait equally long, so the one that was sent first is
+ * the first to be overdue: one timer, for that one, serves all.
  */
 export class ClientConnection {
+  readonly #options: ConnectionOptions;
   readonly #stream: MessageStream;
-  readonly #timeoutMs: number;
+  readonly #commands: ServedCommands;
+  readonly #batch = new RequestBatch();
   /** By message id, in the order in which they were sent. */
   readonly #pending = new Map<number, PendingRequest>();
+  #twin: TwinSocket | undefined;
   #nextId = 0;
+  /** When the requests that leave together were made. */
+  #turnTime = 0;
+  #turnEnds = false;
+  #waitingSince = 0;
   #timer: NodeJS.Timeout | undefined;
   #ended: { reason: VfioError | undefined } | undefined;
   #listeners: ((reason: VfioError | undefined) => void)[] = [];
+  #whenDrained: (() => void)[] = [];
 
-  /**
-   * @param socket owned by the connection from now on; closed when this throws.
-   * @param timeoutMs how long a request waits; 0: for ever
-   */
-  constructor(socket: OwnedFd, limits: VfioUserLimits, timeoutMs: number) {
-    this.#timeoutMs = timeoutMs;
-    this.#stream = new MessageStream(socket, limits.maxDataTransfer + STRUCTURE_ROOM, limits.maxMessageFds, {
+  /** @param socket owned by the connection from now on; closed when this throws. */
+  constructor(socket: OwnedFd, options: ConnectionOptions) {
+    this.#options = options;
+    const { limits } = options;
+    const events: StreamEvents = {
       frame: frame => this.#receive(frame),
       broken: (_header, error) => this.#giveUp(error.message),
-      drained: () => {},
+      drained: () => this.#drained(),
       closed: reason => this.#end(reason ?? serverEnded()),
-    });
+    };
+    const maxPayload = limits.maxDataTransfer + STRUCTURE_ROOM;
+    // The stream itself never waits: only this side knows when a reply is to come.
+    const neverByItself = options.mayWait && (() => false);
+    this.#stream = new MessageStream(socket, maxPayload, limits.maxMessageFds, events, neverByItself);
+    this.#commands = new ServedCommands(this.#stream, options.serve, () => {});
   }
 
   /** Whether the connection is over. */
@@ -61,26 +94,53 @@ export class ClientConnection {
    * Sends a command.
    * @param operation what errors call it
    * @param fds stay the caller's, who may close them when this has returned
+   * @param received takes the descriptors of a successful reply, which are the caller's then; without it they are closed
    * @returns the reply's payload
    * @throws VfioError what the server answers; ECONNRESET, ECONNABORTED when the connection is or gets over; ETIMEDOUT; ENOBUFS when all
    *   65536 message ids are waiting for their replies; EBADF, EMFILE for descriptors that cannot be sent
    */
-  request(command: number, payload: Uint8Array, operation: string, fds: readonly number[] = []): Promise<Uint8Array> {
+  request(
+    command: number,
+    payload: Uint8Array,
+    operation: string,
+    fds: readonly number[] = NO_FDS,
+    received?: OwnedFd[],
+  ): Promise<Uint8Array> {
     return new Promise((resolve, reject) => {
       if (this.#ended !== undefined) return reject(this.#overError(operation));
       if (this.#pending.size === MESSAGE_IDS) {
         return reject(new VfioError('ENOBUFS', { operation, message: `${MESSAGE_IDS} requests are waiting` }));
       }
       const id = this.#freeId();
-      this.#stream.send(encodeCommand(id, command, payload), fds);
-      const deadline = performance.now() + this.#timeoutMs;
-      this.#pending.set(id, { command, operation, deadline, resolve, reject });
-      this.#startTimer(this.#timeoutMs);
+      if (fds.length === 0) this.#gather(id, command, payload, false);
+      else this.#sendAlone(encodeCommand(id, command, payload), fds);
+      const deadline = this.#turnTime + this.#options.timeoutMs;
+      this.#pending.set(id, { command, operation, deadline, received, resolve, reject });
+      this.#startTimer(this.#options.timeoutMs);
     });
+  }
+
+  /**
+   * Sends a command that gets no reply, not even an error.
+   * @returns `undefined`, or a promise for when so much of what was sent has left that more may follow
+   * @throws VfioError ECONNRESET, ECONNABORTED when the connection is over
+   */
+  post(command: number, payload: Uint8Array, operation: string): MaybePromise<void> {
+    if (this.#ended !== undefined) throw this.#overError(operation);
+    this.#gather(this.#freeId(), command, payload, true);
+    if (this.#stream.queuedBytes <= MAX_POSTED_QUEUED) return undefined;
+    return new Promise(resolve => this.#whenDrained.push(resolve));
+  }
+
+  /** Serves the server's commands on a socket of their own, too, which is owned from now on. @throws VfioError as `watch` */
+  addTwin(socket: OwnedFd): void {
+    const { limits, serve } = this.#options;
+    this.#twin = new TwinSocket(socket, limits, serve, reason => this.#end(reason ?? serverEnded()));
   }
 
   /** Ends the connection. A second call does nothing. */
   close(): void {
+    if (this.#ended === undefined) this.#flush();
     this.#end(undefined);
   }
 
@@ -91,27 +151,111 @@ export class ClientConnection {
     return id;
   }
 
-  #receive({ header, payload, fds }: Frame): void {
-    // No reply that is asked for here brings descriptors.
-    closeFds(fds);
+  #gather(id: number, command: number, payload: Uint8Array, noReply: boolean): void {
+    if (this.#batch.count === 0) this.#beginTurn();
+    if (this.#batch.add(id, command, payload, noReply)) return;
+    this.#flush();
+    if (!this.#batch.add(id, command, payload, noReply)) {
+      this.#stream.send(encodeCommand(id, command, payload, noReply));
+    }
+  }
+
+  /** Descriptors travel with the first byte of their own message, and are the caller's to close after this. */
+  #sendAlone(message: Uint8Array, fds: readonly number[]): void {
+    this.#turnTime = performance.now();
+    this.#flush();
+    this.#stream.send(message, fds);
+  }
+
+  #beginTurn(): void {
+    this.#turnTime = performance.now();
+    this.#endTurnSoon();
+  }
+
+  /** A tick of Node's comes after all that promises have to do now, and before anything of the event loop. */
+  #endTurnSoon(): void {
+    if (this.#turnEnds) return;
+    this.#turnEnds = true;
+    process.nextTick(this.#endTurn);
+  }
+
+  readonly #endTurn = (): void => {
+    this.#turnEnds = false;
+    if (!this.#options.mayWait?.(this.#twin !== undefined)) this.#flush();
+    else this.#endWaitingTurn();
+  };
+
+  /**
+   * Waits in the kernel for the next reply, but the event loop has its turn now and then, and when nothing comes.
+   *
+   * While the server has more to do than there is to send, that waits too: a reply would else be followed by a request, one by one, and
+   * nothing would ever leave together. Example: of 32 requests under way 16 are answered before 16 new ones leave.
+   */
+  #endWaitingTurn(): void {
+    if (2 * this.#batch.count >= this.#pending.size) this.#flush();
+    if (this.#pending.size === 0) return;
+    if (performance.now() - this.#waitingSince > TURN_MS) {
+      this.#flush();
+      setImmediate(() => {
+        this.#waitingSince = performance.now();
+        if (this.#ended === undefined) this.#endTurnSoon();
+      });
+      return;
+    }
+    if (this.#receiveNext()) this.#endTurnSoon();
+    else this.#flush();
+  }
+
+  #receiveNext(): boolean {
+    try {
+      return this.#stream.receiveNext();
+    } catch (error) {
+      this.#end(asVfioError(error, 'connection'));
+      return false;
+    }
+  }
+
+  #flush(): void {
+    try {
+      this.#batch.flush(this.#sendBatch);
+    } catch (error) {
+      this.#end(asVfioError(error, 'send'));
+    }
+  }
+
+  readonly #sendBatch = (bytes: Uint8Array): boolean => {
+    this.#stream.send(bytes);
+    return this.#stream.queuedBytes > 0;
+  };
+
+  #drained(): void {
+    this.#commands.pump();
+    for (const resolve of this.#whenDrained.splice(0)) resolve();
+  }
+
+  #receive(frame: Frame): void {
+    const { header, payload, fds } = frame;
     if (header.type === MessageType.COMMAND) {
-      if (!header.noReply) this.#stream.send(encodeErrorReply(header, ERRNO.EOPNOTSUPP));
-      if (this.#stream.queuedBytes > MAX_REFUSALS_QUEUED) this.#giveUp('the server asks and asks, and reads no answer');
+      this.#commands.push(frame);
+      if (this.#commands.overflows) this.#giveUp('the server asks and asks, and reads no answer');
       return;
     }
     const request = this.#pending.get(header.id);
     if (header.type !== MessageType.REPLY || request === undefined || request.command !== header.command) {
+      closeFds(fds);
       const message = `message ${header.id}, ${commandName(header.command)}, type ${header.type}, answers no request`;
       this.#giveUp(message);
       return;
     }
     this.#pending.delete(header.id);
+    if (header.error || request.received === undefined) closeFds(fds);
+    else request.received.push(...fds);
     if (header.error) request.reject(refusal(request.operation, header.errno));
     else request.resolve(payload);
   }
 
   #startTimer(delay: number): void {
-    if (this.#timeoutMs === 0 || this.#timer !== undefined) return;
+    if (this.#options.timeoutMs === 0 || this.#timer !== undefined) return;
     // Beyond 31 bits a timer would fire at once.
     this.#timer = setTimeout(() => this.#expire(), Math.min(delay, 2 ** 31 - 1));
     this.#timer.unref();
@@ -127,7 +271,7 @@ export class ClientConnection {
       this.#startTimer(Math.ceil(rest));
       return;
     }
-    const message = `no reply within ${this.#timeoutMs} ms`;
+    const message = `no reply within ${this.#options.timeoutMs} ms`;
     const error = new VfioError('ETIMEDOUT', { operation: request.operation, message });
     this.#pending.delete(id);
     request.reject(error);
@@ -142,10 +286,13 @@ export class ClientConnection {
     if (this.#ended !== undefined) return;
     this.#ended = { reason };
     clearTimeout(this.#timer);
+    this.#commands.clear();
     this.#stream.destroy(reason);
+    this.#twin?.close();
     const pending = [...this.#pending.values()];
     this.#pending.clear();
     for (const request of pending) request.reject(this.#overError(request.operation));
+    for (const resolve of this.#whenDrained.splice(0)) resolve();
     for (const listener of this.#listeners.splice(0)) queueMicrotask(() => listener(reason));
   }
 

@@ -1,3 +1,4 @@
+import { orBits } from '../bitmap/index.js';
 import {
   type DeviceDescription,
   type DeviceHandle,
@@ -5,10 +6,21 @@ import {
   type IrqInfo,
   type RegionInfo,
 } from '../device/index.js';
-import { connect } from '../native/index.js';
-import { decodeFeatureRequest, featureName, IrqSet, VfioError, vfioUser } from '../uapi/index.js';
+import { connect, type OwnedFd } from '../native/index.js';
+import { bitmapBytes, decodeFeatureRequest, featureName, IrqSet, VfioError, vfioUser } from '../uapi/index.js';
 import { ClientConnection } from './client-connection.js';
-import { Command, commandName, NO_BYTES } from './constants.js';
+import { clientFeatureDoor } from './client-feature-door.js';
+import { type Agreement, agree } from './client-handshake.js';
+import { ClientMemory, type DmaMemory } from './client-memory.js';
+import {
+  type MappedArea,
+  mapAreas,
+  openIoFds,
+  openRegion,
+  type RegionFile,
+  type RegionIoFd,
+} from './client-regions.js';
+import { Command, commandName, ExtensionCommand, NO_BYTES } from './constants.js';
 import {
   decodeInfo,
   decodeIrqInfo,
@@ -17,17 +29,54 @@ import {
   encodeIrqInfoRequest,
   encodeRegionInfoRequest,
 } from './device-messages.js';
-import { encodeDmaMap, encodeDmaUnmap } from './dma-messages.js';
+import { decodeDmaUnmapBitmap, encodeDmaMap, encodeDmaUnmap } from './dma-messages.js';
+import {
+  type DeviceStatistics,
+  decodeBitmapHandle,
+  decodeStatistics,
+  encodeBitmapAttach,
+  encodeBitmapHandle,
+  encodeReportShared,
+} from './extension-messages.js';
 import { encodeSetIrqs, type IrqAction, type SetIrqsMessage } from './irq-messages.js';
 import { completeLimits, MAX_REQUEST_DATA, STRUCTURE_ROOM, type VfioUserLimits } from './limits.js';
 import { decodeMigrationData, encodeMigrationData, encodeMigrationRead } from './migration-messages.js';
-import { decodeRegionData, encodeRegionAccess, encodeRegionWrite } from './region-messages.js';
-import { acceptAnswer, decodeVersion, encodeVersion, proposeVersion } from './version.js';
+import { understand } from './payload.js';
+import {
+  decodeRegionData,
+  decodeRegionWritesDone,
+  encodeRegionAccess,
+  encodeRegionWrite,
+  encodeRegionWriteMulti,
+  MAX_MULTI_WRITES,
+  type RegionWrite,
+  requireMultiData,
+} from './region-messages.js';
+import { type BitmapPlace, mapBitmap, SharedBitmap, type SharedReport } from './shared-bitmap.js';
+import { triggerMessages } from './trigger-messages.js';
 
 /** How a {@link VfioUserClient} connects. */
 export interface ClientOptions extends Partial<VfioUserLimits> {
   /** How long a request may wait for its reply before the connection is given up, milliseconds; default 30000; 0: for ever. */
   timeoutMs?: number;
+  /**
+   * `'vmm'`, the default: the one client that a device works for. `'tracker'`: one that looks on beside it, at a server of this project: it
+   * may report, migrate and read statistics, and map nothing.
+   */
+  role?: 'vmm' | 'tracker';
+  /**
+   * Whether the server may send its DMA_READs and DMA_WRITEs on a socket of their own. Default true: then neither side's requests hold up
+   * the other's, and the C reference mistakes none for the reply that it waits for. A server that does not know it does without.
+   */
+  twinSocket?: boolean;
+  /**
+   * `'shared'`, the default: the event loop brings the replies. `'dedicated'`: the client's thread waits for them in the kernel, some
+   * milliseconds at most, which saves each round trip a trip through the event loop: for a thread that has nothing else to do meanwhile.
+   * The device must not be served by the same thread. While memory is lent by messages and there is a twin socket, it is as `'shared'`.
+   */
+  loop?: 'shared' | 'dedicated';
+  /** Takes a path that begins with `@` for a name in Linux's abstract namespace, which any user may take. Default: it is refused. */
+  abstract?: boolean;
 }
 
 /** A region of IO virtual addresses that a device may reach. */
@@ -63,32 +112,41 @@ export class VfioUserClient implements DeviceHandle {
   /** What the server takes; data in either direction is bounded by the smaller of both sides. */
   readonly limits: VfioUserLimits;
   readonly #connection: ClientConnection;
+  readonly #memory: ClientMemory;
+  readonly #agreement: Agreement;
 
-  private constructor(path: string, connection: ClientConnection, limits: VfioUserLimits) {
+  private constructor(path: string, connection: ClientConnection, memory: ClientMemory, agreement: Agreement) {
     this.target = `vfio-user:${path}`;
-    this.limits = limits;
+    this.limits = agreement.limits;
     this.#connection = connection;
-    this.features = new FeatureClient({
-      profile: vfioUser,
-      maxReply: limits.maxDataTransfer,
-      maxRequest: limits.maxDataTransfer,
-      request: message => this.#feature(message),
-    });
+    this.#memory = memory;
+    this.#agreement = agreement;
+    const { maxDataTransfer } = agreement.limits;
+    this.features = new FeatureClient(
+      clientFeatureDoor(message => this.#feature(message), maxDataTransfer, memory.log),
+    );
   }
 
   /**
    * Connects and agrees on a version. The process lives for as long as the client is open.
    * @throws VfioError ENOENT, EACCES, ECONNREFUSED as connect(2); EAGAIN when too many others wait there; EINVAL for a limit, or a version
-   *   that the server does not speak; ETIMEDOUT when another client keeps the device; EPROTO for an answer that makes no sense.
+   *   that the server does not speak; ETIMEDOUT when another client keeps the device; EOPNOTSUPP for a tracker at a server that knows none;
+   *   EPROTO for an answer that makes no sense.
    */
   static async connect(path: string, options: ClientOptions = {}): Promise<VfioUserClient> {
-    const own = completeLimits(options, 'VfioUserClient');
+    const { role = 'vmm', twinSocket = true, loop = 'shared', abstract = false } = options;
+    const limits = completeLimits(options, 'VfioUserClient');
     const timeoutMs = checkedTimeout(options.timeoutMs ?? 30_000);
-    const connection = new ClientConnection(connect(path), own, timeoutMs);
+    const memory = new ClientMemory(limits.maxDataTransfer);
+    const serve = memory.serve.bind(memory);
+    // What the server asks on the twin socket it waits for, as the client does for its reply.
+    const mayWait = loop === 'dedicated' ? (hasTwin: boolean) => !(hasTwin && memory.isLent) : undefined;
+    const connection = new ClientConnection(connect(path, { abstract }), { limits, timeoutMs, mayWait, serve });
     try {
-      const reply = await connection.request(Command.VERSION, encodeVersion(proposeVersion(own)), 'VERSION');
-      const limits = understand('VERSION', () => acceptAnswer(own, decodeVersion(reply)));
-      return new VfioUserClient(path, connection, limits);
+      // To a tracker the server has nothing to say.
+      const features = { twinSocket: twinSocket && role === 'vmm', writeMultiple: true, dmalog: true };
+      const agreement = await agree(connection, { limits, features, role });
+      return new VfioUserClient(path, connection, memory, agreement);
     } catch (error) {
       connection.close();
       throw error;
@@ -115,7 +173,8 @@ export class VfioUserClient implements DeviceHandle {
   /** What a region is. @throws VfioError EINVAL for one that does not exist */
   async getRegionInfo(region: number): Promise<RegionInfo> {
     const reply = await this.#request(Command.DEVICE_GET_REGION_INFO, encodeRegionInfoRequest(region));
-    return understand('DEVICE_GET_REGION_INFO', () => decodeRegionInfo(reply));
+    const { size, flags } = understand('DEVICE_GET_REGION_INFO', () => decodeRegionInfo(reply));
+    return { size, flags };
   }
 
   /** What an IRQ type is. @throws VfioError EINVAL for one that does not exist */
@@ -125,22 +184,104 @@ export class VfioUserClient implements DeviceHandle {
   }
 
   /**
-   * Maps a region of IO virtual addresses to a file's bytes. Without a file the region is known to the device, but it cannot reach it.
+   * Opens a region's file, as far as the server gives it: to be handed on, to a hypervisor for example. {@link VfioUserClient.mapRegion}
+   * maps it here.
+   * @returns `undefined` for a region that is reached by messages alone
+   * @throws VfioError EINVAL for a region that does not exist
+   */
+  openRegion(region: number): Promise<RegionFile | undefined> {
+    return openRegion(region, (payload, received) =>
+      this.#request(Command.DEVICE_GET_REGION_INFO, payload, [], received),
+    );
+  }
+
+  /**
+   * Maps what a region lets be mapped; each area is the caller's, to be closed.
+   * @returns none for a region that is reached by messages alone
+   * @throws VfioError EINVAL for a region that does not exist, and for a file that its server may yet shrink, which would take this process
+   *   with it; ENOMEM when too much of peers is mapped
+   */
+  async mapRegion(region: number): Promise<MappedArea[]> {
+    const opened = await this.openRegion(region);
+    return opened === undefined ? [] : mapAreas(opened);
+  }
+
+  /**
+   * The descriptors by which accesses of a region may be told, instead of by messages: for a hypervisor's ioeventfds.
+   * @throws VfioError EINVAL for a region that does not exist
+   */
+  async getRegionIoFds(region: number): Promise<RegionIoFd[]> {
+    const { size } = await this.getRegionInfo(region);
+    return openIoFds(region, size, (payload, received) =>
+      this.#request(Command.DEVICE_GET_REGION_IO_FDS, payload, [], received),
+    );
+  }
+
+  /**
+   * Maps a region of IO virtual addresses to a file's bytes, which the device reaches by itself, or to memory here, which it reads and writes
+   * by messages; to both where the server may choose. With neither, the region is known to the device, but it cannot reach it.
+   *
+   * What the device writes by messages is in the reports of {@link VfioUserClient.features}, as what it writes to the file is.
    * @throws VfioError EEXIST when it overlaps another; ENOSPC when the device takes no more; EINVAL, EACCES for a file that does not fit
    */
-  async dmaMap(region: DmaMapping, file?: DmaFile): Promise<void> {
+  async dmaMap(region: DmaMapping, file?: DmaFile, memory?: DmaMemory): Promise<void> {
     const payload = encodeDmaMap({ ...region, offset: file?.offset ?? 0n });
-    await this.#request(Command.DMA_MAP, payload, file === undefined ? [] : [file.fd]);
+    const fds = file === undefined ? [] : [file.fd];
+    if (memory === undefined) {
+      await this.#request(Command.DMA_MAP, payload, fds);
+      return;
+    }
+    // Before the server knows of it: its first DMA may come before its reply.
+    this.#memory.lend(region, memory);
+    try {
+      await this.#request(Command.DMA_MAP, payload, fds);
+    } catch (error) {
+      this.#memory.takeBack(region.iova, region.length);
+      throw error;
+    }
   }
 
   /** Unmaps one region, or several whole ones. @throws VfioError EINVAL for anything else; nothing is unmapped then */
   async dmaUnmap(iova: bigint, length: bigint): Promise<void> {
-    await this.#request(Command.DMA_UNMAP, encodeDmaUnmap({ iova, length }));
+    const unmapped = this.#request(Command.DMA_UNMAP, encodeDmaUnmap({ iova, length }));
+    await this.#memory.takeBackAfter(() => this.#memory.takeBack(iova, length), unmapped);
+  }
+
+  /**
+   * Unmaps, and ORs into `bitmap` which of the pages were written since the last report, as a report that reads and clears does.
+   * @param pageSize what a bit speaks of, bytes: a power of two
+   * @param bitmap little-endian words, `bitmapBytes(length, pageSize)` bytes or more
+   * @throws VfioError as {@link VfioUserClient.dmaUnmap}; EINVAL when logging is not started, or the bitmap is too small; E2BIG when it is
+   *   larger than one message may be: report first, and unmap then
+   */
+  async dmaUnmapDirty(iova: bigint, length: bigint, pageSize: bigint, bitmap: Uint32Array): Promise<void> {
+    const operation = 'DMA_UNMAP';
+    const needed = Number(bitmapBytes(length, pageSize));
+    if (bitmap.byteLength < needed) {
+      const message = `${bitmap.byteLength} bytes, needs ${needed}`;
+      throw new VfioError('EINVAL', { operation, field: 'bitmap', message });
+    }
+    const dirtyBitmap = { pageSize, bytes: needed };
+    const payload = encodeDmaUnmap({ iova, length, dirtyBitmap });
+    if (payload.length + needed > this.limits.maxDataTransfer) {
+      throw new VfioError('E2BIG', {
+        operation,
+        field: 'bitmap',
+        message: `${needed} bytes are too many for a message`,
+      });
+    }
+    const unmapped = this.#request(Command.DMA_UNMAP, payload);
+    const reply = await this.#memory.takeBackAfter(() => this.#memory.takeBack(iova, length), unmapped);
+    const bytes = understand(operation, () => decodeDmaUnmapBitmap(reply, dirtyBitmap));
+    const words = new Uint32Array(bytes.buffer, bytes.byteOffset, needed / 4);
+    this.#memory.log.report({ iova, length }, pageSize, words);
+    orBits(words, 0, bitmap, 0, needed * 8);
   }
 
   /** Unmaps everything. */
   async dmaUnmapAll(): Promise<void> {
-    await this.#request(Command.DMA_UNMAP, encodeDmaUnmap('all'));
+    const unmapped = this.#request(Command.DMA_UNMAP, encodeDmaUnmap('all'));
+    await this.#memory.takeBackAfter(() => this.#memory.takeAllBack(), unmapped);
   }
 
   /**
@@ -184,8 +325,12 @@ export class VfioUserClient implements DeviceHandle {
   }
 
   /** More than one message can carry is read in pieces, one after the other. */
-  async regionRead(region: number, offset: number, count: number): Promise<Uint8Array> {
+  regionRead(region: number, offset: number, count: number): Promise<Uint8Array> {
     if (count <= this.limits.maxDataTransfer) return this.#readPiece(region, offset, count);
+    return this.#readPieces(region, offset, count);
+  }
+
+  async #readPieces(region: number, offset: number, count: number): Promise<Uint8Array> {
     const bytes = new Uint8Array(count);
     for (let done = 0; done < count; done += this.limits.maxDataTransfer) {
       const size = Math.min(count - done, this.limits.maxDataTransfer);
@@ -200,10 +345,56 @@ export class VfioUserClient implements DeviceHandle {
   }
 
   /** More than 32 KiB are written in pieces, one after the other. */
-  async regionWrite(region: number, offset: number, data: Uint8Array): Promise<void> {
+  regionWrite(region: number, offset: number, data: Uint8Array): Promise<void> {
+    if (data.length <= this.#mostRequestData) return this.#writePiece(region, offset, data);
+    return this.#writePieces(region, offset, data);
+  }
+
+  async #writePieces(region: number, offset: number, data: Uint8Array): Promise<void> {
+    for (const { at, piece } of this.#pieces(data)) await this.#writePiece(region, offset + at, piece);
+  }
+
+  async #writePiece(region: number, offset: number, data: Uint8Array): Promise<void> {
+    await this.#request(Command.REGION_WRITE, encodeRegionWrite(region, offset, data));
+  }
+
+  /**
+   * Writes without a reply: what the device refuses, nobody is told. More than 32 KiB are written in pieces.
+   * @returns done when so much has left that more may follow; usually at once
+   */
+  async regionPost(region: number, offset: number, data: Uint8Array): Promise<void> {
     for (const { at, piece } of this.#pieces(data)) {
-      await this.#request(Command.REGION_WRITE, encodeRegionWrite(region, offset + at, piece));
+      await this.#connection.post(Command.REGION_WRITE, encodeRegionWrite(region, offset + at, piece), 'REGION_WRITE');
     }
+  }
+
+  /**
+   * Several writes of 8 bytes or fewer, in order, in one message for every 200 where the server takes such, else one by one.
+   * @returns how many were done: fewer than asked for when the device has refused the one behind them
+   */
+  async regionWriteMulti(writes: readonly RegionWrite[]): Promise<number> {
+    for (const { data } of writes) requireMultiData(data.length);
+    if (!this.#agreement.writeMultiple) return this.#writeOneByOne(writes);
+    for (let done = 0; done < writes.length; ) {
+      const part = writes.slice(done, done + MAX_MULTI_WRITES);
+      const reply = await this.#request(Command.REGION_WRITE_MULTI, encodeRegionWriteMulti(part));
+      const count = understand('REGION_WRITE_MULTI', () => decodeRegionWritesDone(reply, part.length));
+      done += count;
+      if (count < part.length) return done;
+    }
+    return writes.length;
+  }
+
+  async #writeOneByOne(writes: readonly RegionWrite[]): Promise<number> {
+    for (const [index, { region, offset, data }] of writes.entries()) {
+      try {
+        await this.#request(Command.REGION_WRITE, encodeRegionWrite(region, offset, data));
+      } catch (error) {
+        if (this.closed) throw error;
+        return index;
+      }
+    }
+    return writes.length;
   }
 
   async readMigrationData(limit: number): Promise<Uint8Array> {
@@ -220,6 +411,58 @@ export class VfioUserClient implements DeviceHandle {
 
   async reset(): Promise<void> {
     await this.#request(Command.DEVICE_RESET, NO_BYTES);
+  }
+
+  /**
+   * Attaches a part of a memory file as a bitmap that reports go to without a copy through the socket. Several clients may attach the same,
+   * and so gather what several devices wrote.
+   * @param fd of a file that is sealed against shrinking; stays the caller's, who may close it when the call has returned its promise
+   * @throws VfioError EOPNOTSUPP at a server of another project; EINVAL for a file that may shrink or is too short, or a size above 1 GiB
+   */
+  async attachBitmap(fd: number, place: BitmapPlace): Promise<SharedBitmap> {
+    this.#requireOwnCommands('BITMAP_ATTACH');
+    const { offset = 0n, size } = place;
+    const peer = mapBitmap(fd, place);
+    try {
+      const reply = await this.#request(ExtensionCommand.BITMAP_ATTACH, encodeBitmapAttach({ offset, size }), [fd]);
+      return new SharedBitmap(
+        understand('BITMAP_ATTACH', () => decodeBitmapHandle(reply, 'BITMAP_ATTACH')),
+        peer,
+      );
+    } catch (error) {
+      peer.close();
+      throw error;
+    }
+  }
+
+  /**
+   * Reads and clears the log of an interval as `features.report` does, into an attached bitmap.
+   * @throws VfioError as the device answers, and the log is to be taken as lost (contract rule 8); EINVAL when the bitmap has no room for it
+   */
+  async reportShared(bitmap: SharedBitmap, report: SharedReport): Promise<void> {
+    const { offset = 0n, ...interval } = report;
+    const words = bitmap.wordsFor(report);
+    const message = { ...interval, handle: bitmap.handle, offset };
+    await this.#request(ExtensionCommand.REPORT_SHARED, encodeReportShared(message));
+    this.#memory.log.reportShared(interval, interval.pageSize, words);
+  }
+
+  /** Detaches a bitmap; the file stays as it is. */
+  async detachBitmap(bitmap: SharedBitmap): Promise<void> {
+    bitmap.close();
+    await this.#request(ExtensionCommand.BITMAP_DETACH, encodeBitmapHandle(bitmap.handle));
+  }
+
+  /** What the server counts. @throws VfioError EOPNOTSUPP at a server of another project */
+  async statistics(): Promise<DeviceStatistics> {
+    this.#requireOwnCommands('STATISTICS');
+    const reply = await this.#request(ExtensionCommand.STATISTICS, NO_BYTES);
+    return understand('STATISTICS', () => decodeStatistics(reply));
+  }
+
+  #requireOwnCommands(operation: string): void {
+    if (this.#agreement.dmalog) return;
+    throw new VfioError('EOPNOTSUPP', { operation, message: 'the server does not know it' });
   }
 
   /** Ends the connection: requests under way are rejected with ECONNABORTED, the device loses this client's memory and interrupts. Idempotent. */
@@ -247,13 +490,22 @@ export class VfioUserClient implements DeviceHandle {
     await this.#request(Command.DEVICE_SET_IRQS, encodeSetIrqs(message), fds);
   }
 
-  #request(command: number, payload: Uint8Array, fds: readonly number[] = []): Promise<Uint8Array> {
-    return this.#connection.request(command, payload, commandName(command), fds);
+  #request(
+    command: number,
+    payload: Uint8Array,
+    fds: readonly number[] = [],
+    received?: OwnedFd[],
+  ): Promise<Uint8Array> {
+    return this.#connection.request(command, payload, commandName(command), fds, received);
+  }
+
+  get #mostRequestData(): number {
+    return Math.min(MAX_REQUEST_DATA, this.limits.maxDataTransfer);
   }
 
   /** Data in the pieces that one message carries; data of no bytes is one piece. */
   *#pieces(data: Uint8Array): Iterable<{ at: number; piece: Uint8Array }> {
-    const size = Math.min(MAX_REQUEST_DATA, this.limits.maxDataTransfer);
+    const size = this.#mostRequestData;
     let at = 0;
     do {
       yield { at, piece: data.subarray(at, at + size) };
@@ -262,38 +514,10 @@ export class VfioUserClient implements DeviceHandle {
   }
 }
 
-/** Cuts triggers into messages: each gives eventfds to all of its vectors, at most `maxFds`, or takes them all away. */
-function* triggerMessages(
-  eventfds: readonly (number | undefined)[],
-  maxFds: number,
-): Iterable<{ offset: number; count: number; fds: number[] }> {
-  for (let offset = 0; offset < eventfds.length; ) {
-    const takesAway = eventfds[offset] === undefined;
-    let end = offset + 1;
-    while (end < eventfds.length && (eventfds[end] === undefined) === takesAway) {
-      if (!takesAway && end - offset === maxFds) break;
-      end++;
-    }
-    const fds = eventfds.slice(offset, end).filter(fd => fd !== undefined);
-    yield { offset, count: end - offset, fds };
-    offset = end;
-  }
-}
-
 /** Waits for all of them, so that none is left behind unhandled; then throws the first failure. */
 async function allDone(promises: readonly Promise<void>[]): Promise<void> {
   for (const result of await Promise.allSettled(promises)) {
     if (result.status === 'rejected') throw result.reason;
-  }
-}
-
-/** Reads a reply. @throws VfioError EPROTO for one that cannot be read: it is not the device that refuses, but the peer that errs */
-function understand<T>(operation: string, decode: () => T): T {
-  try {
-    return decode();
-  } catch (error) {
-    const message = error instanceof Error ? error.message : String(error);
-    throw new VfioError('EPROTO', { operation, message, cause: error });
   }
 }
 

@@ -1,6 +1,7 @@
-import type { DeviceDescription, IrqInfo, RegionInfo } from '../device/index.js';
-import { requireBytes, viewOf } from '../uapi/index.js';
+import type { DeviceDescription, IrqInfo, RegionArea, RegionInfo } from '../device/index.js';
+import { RegionFlag, requireBytes, viewOf } from '../uapi/index.js';
 import { exactNumber, requireArgsz, requireSize } from './payload.js';
+import { decodeSparseAreas, encodeSparseAreas, sparseAreasSize } from './region-capabilities.js';
 
 /*
  * DEVICE_GET_INFO, DEVICE_GET_REGION_INFO, DEVICE_GET_IRQ_INFO (vfio-user 0.9.x). Request and reply have the same structure; the request
@@ -36,34 +37,92 @@ export function decodeInfo(bytes: Uint8Array): DeviceDescription {
   return { flags: view.getUint32(4, true), regions: view.getUint32(8, true), irqs: view.getUint32(12, true) };
 }
 
-/** DEVICE_GET_REGION_INFO's request. */
-export function encodeRegionInfoRequest(region: number): Uint8Array {
-  return encodeRegionInfo(region, { flags: 0, size: 0 });
+/** DEVICE_GET_REGION_INFO's reply, taken apart. */
+export interface RegionInfoReply {
+  /** RegionFlag bits. */
+  flags: number;
+  /** Size of the region, bytes. */
+  size: number;
+  /** Bytes that the whole reply has. */
+  needed: number;
+  /** Whether it is: if not, the request's argsz was too small, and areas and descriptor are left out. */
+  whole: boolean;
+  /** Where the region begins in the file that came along, bytes. */
+  fileOffset: bigint;
+  /** What of the region may be mapped, when it is not all of it. */
+  areas: readonly RegionArea[] | undefined;
 }
 
-/** The region that DEVICE_GET_REGION_INFO asks for. @throws VfioError EINVAL for a wrong size */
-export function decodeRegionInfoRequest(bytes: Uint8Array): number {
-  requireRequest(bytes, REGION_INFO_SIZE, 'DEVICE_GET_REGION_INFO');
-  return viewOf(bytes).getUint32(8, true);
+/** How a region lies in the file that goes with DEVICE_GET_REGION_INFO's reply. */
+export interface RegionLayout {
+  /** Where the region begins in the file, bytes. */
+  offset: number;
+  /** What may be mapped. */
+  areas: readonly RegionArea[];
 }
 
-/** DEVICE_GET_REGION_INFO's reply. The offset stays 0: it would be that of a file to map. */
-export function encodeRegionInfo(region: number, { flags, size }: RegionInfo): Uint8Array {
-  const bytes = new Uint8Array(REGION_INFO_SIZE);
-  const view = viewOf(bytes);
-  view.setUint32(0, REGION_INFO_SIZE, true);
-  view.setUint32(4, flags, true);
-  view.setUint32(8, region, true);
-  view.setBigUint64(16, BigInt(size), true);
+/** DEVICE_GET_REGION_INFO's request. @param argsz most bytes of the reply's payload */
+export function encodeRegionInfoRequest(region: number, argsz: number = REGION_INFO_SIZE): Uint8Array {
+  const bytes = encodeRegionInfo(region, { flags: 0, size: 0 }).payload;
+  viewOf(bytes).setUint32(0, argsz, true);
   return bytes;
 }
 
-/** Reverse of {@link encodeRegionInfo}. @throws VfioError EINVAL when short, or for a size beyond 2^53 */
-export function decodeRegionInfo(bytes: Uint8Array): RegionInfo {
+/** The region that DEVICE_GET_REGION_INFO asks for, and most bytes of the reply's payload. @throws VfioError EINVAL for a wrong size */
+export function decodeRegionInfoRequest(bytes: Uint8Array): { region: number; argsz: number } {
+  requireRequest(bytes, REGION_INFO_SIZE, 'DEVICE_GET_REGION_INFO');
+  const view = viewOf(bytes);
+  return { region: view.getUint32(8, true), argsz: view.getUint32(0, true) };
+}
+
+/**
+ * DEVICE_GET_REGION_INFO's reply. A request whose argsz has no room for the areas gets the structure alone, with the argsz that has, and no
+ * descriptor (as Linux's ioctl answers).
+ * @param layout of a region that may be mapped
+ * @param argsz the request's
+ * @returns `withFile`: the file's descriptor goes with the reply
+ */
+export function encodeRegionInfo(
+  region: number,
+  { flags, size }: Pick<RegionInfo, 'flags' | 'size'>,
+  layout?: RegionLayout,
+  argsz: number = REGION_INFO_SIZE,
+): { payload: Uint8Array; withFile: boolean } {
+  const sparse = layout !== undefined && !isWhole(layout.areas, size) ? layout.areas : undefined;
+  const needed = REGION_INFO_SIZE + (sparse === undefined ? 0 : sparseAreasSize(sparse));
+  const fits = argsz >= needed;
+  const payload = new Uint8Array(fits ? needed : REGION_INFO_SIZE);
+  const view = viewOf(payload);
+  view.setUint32(0, needed, true);
+  const mappable = layout === undefined ? 0 : RegionFlag.MMAP;
+  view.setUint32(4, flags | mappable | (sparse === undefined ? 0 : RegionFlag.CAPS), true);
+  view.setUint32(8, region, true);
+  view.setBigUint64(16, BigInt(size), true);
+  view.setBigUint64(24, BigInt(layout?.offset ?? 0), true);
+  if (sparse !== undefined && fits) {
+    view.setUint32(12, REGION_INFO_SIZE, true);
+    encodeSparseAreas(payload, REGION_INFO_SIZE, sparse);
+  }
+  return { payload, withFile: layout !== undefined && fits };
+}
+
+function isWhole(areas: readonly RegionArea[], size: number): boolean {
+  const [first] = areas;
+  return areas.length === 1 && first !== undefined && first.offset === 0 && first.size === size;
+}
+
+/** Reverse of {@link encodeRegionInfo}. @throws VfioError EINVAL when short, for a size beyond 2^53, and for capabilities that make no sense */
+export function decodeRegionInfo(bytes: Uint8Array): RegionInfoReply {
   const operation = 'DEVICE_GET_REGION_INFO';
   requireBytes(bytes, REGION_INFO_SIZE, operation, 'size');
   const view = viewOf(bytes);
-  return { flags: view.getUint32(4, true), size: exactNumber(view.getBigUint64(16, true), operation, 'size') };
+  const needed = Math.max(REGION_INFO_SIZE, view.getUint32(0, true));
+  const flags = view.getUint32(4, true);
+  const size = exactNumber(view.getBigUint64(16, true), operation, 'size');
+  const whole = needed <= bytes.length;
+  const areas =
+    whole && (flags & RegionFlag.CAPS) !== 0 ? decodeSparseAreas(bytes, view.getUint32(12, true), size) : undefined;
+  return { needed, whole, flags, size, fileOffset: view.getBigUint64(24, true), areas };
 }
 
 /** DEVICE_GET_IRQ_INFO's request. */

@@ -71,6 +71,11 @@ export class FrameParser {
     }
   }
 
+  /** Whether the next byte begins a message. */
+  get isBetweenMessages(): boolean {
+    return this.#headerFilled === 0 && !this.#closed;
+  }
+
   /** Takes nothing more, and closes the descriptors of the message that was not finished. A second call does nothing. */
   close(): void {
     this.#closed = true;
@@ -81,14 +86,14 @@ export class FrameParser {
   #take(bytes: Uint8Array, offset: number): number {
     if (this.#header === undefined) return this.#takeHeader(bytes, offset);
     const count = Math.min(bytes.length - offset, this.#payload.length - this.#payloadFilled);
-    this.#payload.set(bytes.subarray(offset, offset + count), this.#payloadFilled);
+    copy(bytes, offset, count, this.#payload, this.#payloadFilled);
     this.#payloadFilled += count;
     return offset + count;
   }
 
   #takeHeader(bytes: Uint8Array, offset: number): number {
     const count = Math.min(bytes.length - offset, HEADER_SIZE - this.#headerFilled);
-    this.#headerBytes.set(bytes.subarray(offset, offset + count), this.#headerFilled);
+    copy(bytes, offset, count, this.#headerBytes, this.#headerFilled);
     this.#headerFilled += count;
     if (this.#headerFilled === HEADER_SIZE) this.#begin(decodeHeader(this.#headerView));
     return offset + count;
@@ -127,4 +132,12 @@ export class FrameParser {
     this.#fdsLost = false;
     this.#sink.frame(frame);
   }
+}
+
+/** Up to here a loop is quicker than `subarray` and `set`, by half for a header. */
+const LOOP_LIMIT = 32;
+
+function copy(from: Uint8Array, offset: number, count: number, into: Uint8Array, at: number): void {
+  if (count > LOOP_LIMIT) into.set(from.subarray(offset, offset + count), at);
+  else for (let index = 0; index < count; index++) into[at + index] = from[offset + index]!;
 }

@@ -1,5 +1,10 @@
 /** The vfio-user protocol: a device in its own process behind a UNIX socket, and a host's client of it. @module */
 export * from './client.js';
-export { Command, commandName } from './constants.js';
+export type { ByteAccess, DmaMemory } from './client-memory.js';
+export type { MappedArea, RegionFile, RegionIoFd } from './client-regions.js';
+export { Command, commandName, IoEventFdFlag, IoFdType } from './constants.js';
+export type { DeviceStatistics } from './extension-messages.js';
 export { OWN_LIMITS, PROTOCOL_LIMITS, type VfioUserLimits } from './limits.js';
+export type { RegionWrite } from './region-messages.js';
 export * from './server.js';
+export type { BitmapPlace, SharedBitmap, SharedReport } from './shared-bitmap.js';

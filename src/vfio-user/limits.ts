@@ -39,14 +39,14 @@ export const MAX_VERSION_PAYLOAD = 8192;
 /** The least `max_data_xfer_size` that is worth talking about: a server that takes none would keep its client asking for ever. */
 export const LEAST_DATA_TRANSFER = 64;
 
-/** How much may wait to be sent to a server that asks for what is not served here, and does not read the answers; bytes. */
-export const MAX_REFUSALS_QUEUED = 64 * 1024;
+/** How many bytes may wait to be sent to a server before its next command is served. */
+export const MAX_REPLIES_QUEUED = 64 * 1024;
+
+/** How many bytes of requests without replies may wait to be sent before their sender is held up. */
+export const MAX_POSTED_QUEUED = 1024 * 1024;
 
 /** How long a server's session may keep the event loop to itself, milliseconds. */
 export const TURN_MS = 5;
-
-/** How many received messages may wait while one is served; beyond, the socket is not read. */
-export const MAX_WAITING_MESSAGES = 16;
 
 /** How long a connection that is to end waits for its last reply to leave, milliseconds. */
 export const LINGER_MS = 1000;

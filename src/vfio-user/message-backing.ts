@@ -1,26 +1,34 @@
 import type { Backing } from '../memory/index.js';
-import { VfioError } from '../uapi/index.js';
+import type { DmaRequests } from './server-dma-requests.js';
 
-/**
- * A region that came without a file: its bytes are only with the client. It holds its place in the map, since clients map all that the guest
- * has (QEMU: ROMs), but DMA to it fails: no messages are sent for it.
- */
+/** A region that came without a file: its bytes are only with the client, who is asked for them (vfio-user 0.9.x DMA_MAP). */
 export class MessageBacking implements Backing {
   readonly kind = 'message';
+  readonly #requests: DmaRequests;
+  readonly #iova: bigint;
 
-  /** @throws VfioError EOPNOTSUPP */
-  read(): never {
-    throw refused('DMA_READ');
+  /** @param iova where the region begins */
+  constructor(requests: DmaRequests, iova: bigint) {
+    this.#requests = requests;
+    this.#iova = iova;
   }
 
-  /** @throws VfioError EOPNOTSUPP */
-  write(): never {
-    throw refused('DMA_WRITE');
+  /** @throws VfioError as {@link DmaRequests.read} */
+  read(offset: number, into: Uint8Array): Promise<void> {
+    return this.#requests.read(this, this.#addressOf(offset), into);
   }
 
-  close(): void {}
-}
+  /** @throws VfioError as {@link DmaRequests.write} */
+  write(offset: number, from: Uint8Array): Promise<void> {
+    return this.#requests.write(this, this.#addressOf(offset), from);
+  }
 
-function refused(operation: string): VfioError {
-  return new VfioError('EOPNOTSUPP', { operation, field: 'address', message: 'the region was mapped without a file' });
+  /** What is under way fails with ECANCELED: nothing of it reaches the device any more. */
+  close(): void {
+    this.#requests.abandon(this);
+  }
+
+  #addressOf(offset: number): bigint {
+    return this.#iova + BigInt(offset);
+  }
 }

@@ -1,10 +1,27 @@
-import { OwnedFd, receive, send, type Watch, watch } from '../native/index.js';
+import {
+  endReceiving,
+  OwnedFd,
+  type Received,
+  receive,
+  receiveWaiting,
+  send,
+  sendFrom,
+  type Watch,
+  waitInReceive,
+  watch,
+} from '../native/index.js';
 import { asVfioError, VfioError } from '../uapi/index.js';
 import { closeFds, FrameParser, type FrameSink } from './frame-parser.js';
-import { LINGER_MS } from './limits.js';
+import { LINGER_MS, TURN_MS } from './limits.js';
 
 /** What a {@link MessageStream} tells its owner. */
 export interface StreamEvents extends FrameSink {
+  /**
+   * Takes whole messages that came without descriptors off the front of what was received, where that is quicker than frames.
+   * @param bytes only valid until the call returns; what was received are the first `length`, and they begin with a message
+   * @returns how many bytes were taken; the rest becomes frames
+   */
+  take?(bytes: Uint8Array, length: number): number;
   /** Everything that was queued has been sent. */
   drained(): void;
   /** The connection is over; told once, and nothing after it. `reason` is missing when the peer has ended it. */
@@ -22,11 +39,22 @@ interface QueuedMessage {
 /** How often one wake-up receives before other descriptors get their turn. */
 const RECEIVES_AT_ONCE = 16;
 
+/** How often one receives between two looks at the clock, each of which costs as much as a tenth of serving a small message. */
+const RECEIVES_A_CLOCK = 8;
+
+/** How long a stream with a thread for itself waits in the kernel for the next message, milliseconds: a tick of a slow clock. */
+const WAIT_MS = 4;
+
 /**
  * Where bytes are received: the parser copies, and no receive happens inside another, so that all connections share it. It holds what one
  * send of a peer brings at most (219,264 bytes on a socket with its size unchanged).
  */
 let sharedBuffer: Uint8Array | undefined;
+
+function receiveBuffer(): Uint8Array {
+  sharedBuffer ??= new Uint8Array(256 * 1024);
+  return sharedBuffer;
+}
 
 /**
  * A UNIX socket as a stream of messages. It owns the socket.
@@ -39,6 +67,7 @@ export class MessageStream {
   readonly #parser: FrameParser;
   readonly #events: StreamEvents;
   readonly #watch: Watch;
+  readonly #mayWait: (() => boolean) | undefined;
   #first: QueuedMessage | undefined;
   #last: QueuedMessage | undefined;
   #queuedBytes = 0;
@@ -51,11 +80,21 @@ export class MessageStream {
   /**
    * @param socket owned by the stream from now on; closed when this throws.
    * @param maxFds see {@link FrameParser}
+   * @param mayWait for a stream that has its thread for itself: asked after each message whether the next one may be waited for in the
+   *   kernel, where nothing else of this thread runs. That is quicker than a trip through the event loop, which still has its turn every
+   *   {@link TURN_MS}, and when nothing comes for some milliseconds.
    * @throws VfioError as `watch`
    */
-  constructor(socket: OwnedFd, maxPayload: number, maxFds: number, events: StreamEvents) {
+  constructor(
+    socket: OwnedFd,
+    maxPayload: number,
+    maxFds: number,
+    events: StreamEvents,
+    mayWait: (() => boolean) | undefined = undefined,
+  ) {
     this.#socket = socket;
     this.#events = events;
+    this.#mayWait = mayWait;
     this.#parser = new FrameParser(maxPayload, maxFds, events);
     try {
       this.#watch = watch(
@@ -64,6 +103,7 @@ export class MessageStream {
         ready => this.#wake(ready.readable, ready.writable),
         error => this.destroy(asVfioError(error, 'connection')),
       );
+      if (mayWait !== undefined) waitInReceive(socket.fd, WAIT_MS);
     } catch (error) {
       socket.close();
       throw error;
@@ -98,6 +138,17 @@ export class MessageStream {
     this.#enqueue({ bytes: rest, fds: kept, next: undefined });
   }
 
+  /**
+   * Sends the first `length` bytes of a buffer that is used again: what does not fit at once is copied.
+   * For messages without descriptors, one or several.
+   */
+  sendFrom(buffer: Uint8Array, length: number): void {
+    if (this.#closed || this.#deaf) return;
+    const count = this.#first === undefined ? this.#trySendFrom(buffer, length) : 'again';
+    const sent = count === 'again' ? 0 : count;
+    if (sent < length) this.#enqueue({ bytes: buffer.slice(sent, length), fds: [], next: undefined });
+  }
+
   #enqueue(message: QueuedMessage): void {
     this.#queuedBytes += message.bytes.length;
     if (this.#last !== undefined) this.#last.next = message;
@@ -119,6 +170,11 @@ export class MessageStream {
     if (!this.#paused) return;
     this.#paused = false;
     this.#updateInterest();
+  }
+
+  /** Takes nothing from the peer any more but what it has sent already; then the connection is over, as if the peer had ended it. */
+  endReceiving(): void {
+    if (!this.#closed) endReceiving(this.#socket.fd);
   }
 
   /** Receives no more, and ends the connection when what is queued has been sent, or cannot be within {@link LINGER_MS}. */
@@ -148,22 +204,56 @@ export class MessageStream {
 
   #wake(readable: boolean, writable: boolean): void {
     if (writable) this.#flush();
-    if (readable) this.#receive();
+    if (!readable) return;
+    this.#receive();
+    if (this.#mayWait !== undefined) this.#receiveWaiting(this.#mayWait);
   }
 
   #receive(): void {
-    sharedBuffer ??= new Uint8Array(256 * 1024);
     for (let count = 0; count < RECEIVES_AT_ONCE && !this.#paused && !this.#closed; count++) {
-      const received = receive(this.#socket.fd, sharedBuffer);
-      if (received === 'again') return;
-      if (received === 'closed') {
-        this.destroy(undefined);
-        return;
-      }
-      this.#parser.push(sharedBuffer.subarray(0, received.bytes), received.fds, received.fdsLost);
+      const buffer = receiveBuffer();
       // A buffer that is not full was probably all: if not, the socket is still readable, and says so again.
-      if (received.bytes < sharedBuffer.length) return;
+      if (this.#take(receive(this.#socket.fd, buffer), buffer) < buffer.length) return;
     }
+  }
+
+  #receiveWaiting(mayWait: () => boolean): void {
+    const turnEnds = performance.now() + TURN_MS;
+    const buffer = receiveBuffer();
+    for (let count = 1; !this.#paused && !this.#closed && this.#first === undefined && mayWait(); count++) {
+      if (this.#take(receiveWaiting(this.#socket.fd, buffer), buffer) === 0) return;
+      if (count % RECEIVES_A_CLOCK === 0 && performance.now() > turnEnds) return;
+    }
+  }
+
+  /**
+   * Waits in the kernel for what the peer sends next, and hands it over. For the owner of a stream that may wait, and who knows that something
+   * is to come.
+   * @returns false when nothing came within some milliseconds, or nothing may be received now
+   */
+  receiveNext(): boolean {
+    if (this.#paused || this.#closed || this.#first !== undefined) return false;
+    const buffer = receiveBuffer();
+    return this.#take(receiveWaiting(this.#socket.fd, buffer), buffer) > 0;
+  }
+
+  /** @returns how many bytes were received. */
+  #take(received: Received | 'again' | 'closed', buffer: Uint8Array): number {
+    if (received === 'again') return 0;
+    if (received === 'closed') {
+      this.destroy(undefined);
+      return 0;
+    }
+    const taken = this.#takeQuickly(received, buffer);
+    if (taken < received.bytes) {
+      this.#parser.push(buffer.subarray(taken, received.bytes), received.fds, received.fdsLost);
+    }
+    return received.bytes;
+  }
+
+  #takeQuickly({ bytes, fds, fdsLost }: Received, buffer: Uint8Array): number {
+    if (this.#events.take === undefined || fds.length > 0 || fdsLost || !this.#parser.isBetweenMessages) return 0;
+    return this.#events.take(buffer, bytes);
   }
 
   /** @returns the bytes that did not fit. */
@@ -193,10 +283,22 @@ export class MessageStream {
     try {
       return send(this.#socket.fd, bytes, fds);
     } catch (error) {
-      if (!(error instanceof VfioError && (error.errno === 'EPIPE' || error.errno === 'ECONNRESET'))) throw error;
-      this.#deaf = true;
-      return bytes.length;
+      return this.#becomeDeaf(error, bytes.length);
     }
+  }
+
+  #trySendFrom(buffer: Uint8Array, length: number): number | 'again' {
+    try {
+      return sendFrom(this.#socket.fd, buffer, length);
+    } catch (error) {
+      return this.#becomeDeaf(error, length);
+    }
+  }
+
+  #becomeDeaf(error: unknown, length: number): number {
+    if (!(error instanceof VfioError && (error.errno === 'EPIPE' || error.errno === 'ECONNRESET'))) throw error;
+    this.#deaf = true;
+    return length;
   }
 
   #flush(): void {

@@ -35,9 +35,18 @@ export function decodeMigrationRead(bytes: Uint8Array, maxSize: number): number 
   return size;
 }
 
-/** MIG_DATA_READ's reply, or MIG_DATA_WRITE's request. */
+/** MIG_DATA_WRITE's request. */
 export function encodeMigrationData(data: Uint8Array): Uint8Array {
-  const bytes = newBytes(HEAD_SIZE + data.length);
+  return encodeData(data, data.length);
+}
+
+/** MIG_DATA_READ's reply, padded to the `limit` bytes asked for: the C reference's client takes no other. */
+export function encodeMigrationReply(data: Uint8Array, limit: number): Uint8Array {
+  return encodeData(data, limit);
+}
+
+function encodeData(data: Uint8Array, room: number): Uint8Array {
+  const bytes = newBytes(HEAD_SIZE + room);
   viewOf(bytes).setUint32(0, bytes.length, true);
   viewOf(bytes).setUint32(4, data.length, true);
   bytes.set(data, HEAD_SIZE);

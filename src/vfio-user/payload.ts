@@ -45,3 +45,47 @@ export function requireU64(value: bigint, operation: string, field: string): voi
   if (value >= 0n && value < 1n << 64n) return;
   throw new VfioError('EINVAL', { operation, field, message: `${value} is no unsigned 64-bit integer` });
 }
+
+/**
+ * A 64-bit address: a number where that is exact, so that nothing is allocated for the usual ones.
+ * Example: bytes 00 00 00 00 00 00 20 00 are 2^53, the first address that comes as a bigint.
+ */
+export function readAddress(view: DataView, offset: number): number | bigint {
+  const high = view.getUint32(offset + 4, true);
+  if (high >= 0x20_0000) return view.getBigUint64(offset, true);
+  return high * 2 ** 32 + view.getUint32(offset, true);
+}
+
+/** A 64-bit offset that must be exact as a number. @throws VfioError EINVAL beyond 2^53 - 1, which no region has */
+export function exactAddress(view: DataView, offset: number, operation: string, field: string): number {
+  const address = readAddress(view, offset);
+  return typeof address === 'number' ? address : exactNumber(address, operation, field);
+}
+
+/** Reverse of {@link readAddress}. @throws VfioError EINVAL for what 64 bits do not hold, and for a number that is not exact */
+export function writeAddress(view: DataView, offset: number, address: number | bigint, operation: string): void {
+  if (typeof address === 'bigint') {
+    requireU64(address, operation, 'address');
+    view.setBigUint64(offset, address, true);
+    return;
+  }
+  requireOffset(address, operation, 'address');
+  view.setUint32(offset, address >>> 0, true);
+  view.setUint32(offset + 4, Math.floor(address / 2 ** 32), true);
+}
+
+/** @throws VfioError EINVAL unless an offset or size of one's own caller is an exact number, 0 or more. */
+export function requireOffset(value: number, operation: string, field: string): void {
+  if (Number.isSafeInteger(value) && value >= 0) return;
+  throw new VfioError('EINVAL', { operation, field, message: `${value} is no exact integer from 0 on` });
+}
+
+/** Reads a reply. @throws VfioError EPROTO for one that cannot be read: it is not the device that refuses, but the peer that errs */
+export function understand<T>(operation: string, decode: () => T): T {
+  try {
+    return decode();
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    throw new VfioError('EPROTO', { operation, message, cause: error });
+  }
+}

@@ -1,13 +1,22 @@
 import { requireBytes, VfioError, viewOf } from '../uapi/index.js';
 import { newBytes } from './new-bytes.js';
-import { exactNumber, requireSize, requireU32 } from './payload.js';
+import { exactAddress, exactNumber, requireSize, requireU32, writeAddress } from './payload.js';
 
 /*
  * REGION_READ and REGION_WRITE (vfio-user 0.9.x): u64 offset · u32 region · u32 count · data.
  * The request to read and the reply to a write have no data.
+ *
+ * REGION_WRITE_MULTI: u64 number of writes, then for each u64 offset · u32 region · u32 count · 8 bytes of which the first `count` are data;
+ * the reply: u64 number of writes done.
  */
 
 const HEAD_SIZE = 16;
+const MULTI_HEAD_SIZE = 8;
+const MULTI_DATA_SIZE = 8;
+const MULTI_ENTRY_SIZE = HEAD_SIZE + MULTI_DATA_SIZE;
+
+/** Most writes of one REGION_WRITE_MULTI: what QEMU sends at most. */
+export const MAX_MULTI_WRITES = 200;
 
 /** Which bytes of which region. */
 export interface RegionAccess {
@@ -15,6 +24,14 @@ export interface RegionAccess {
   offset: number;
   /** Bytes. */
   count: number;
+}
+
+/** One write of a REGION_WRITE_MULTI. */
+export interface RegionWrite {
+  region: number;
+  offset: number;
+  /** 8 bytes or fewer. */
+  data: Uint8Array;
 }
 
 /** The head alone: a request to read, or the reply to a write. */
@@ -70,15 +87,72 @@ export function decodeRegionData(bytes: Uint8Array, count: number): Uint8Array {
   return bytes.subarray(HEAD_SIZE);
 }
 
+/** REGION_WRITE_MULTI's request. @throws VfioError EINVAL for more than 200 writes, or one of more than 8 bytes */
+export function encodeRegionWriteMulti(writes: readonly RegionWrite[]): Uint8Array {
+  requireMultiCount(writes.length);
+  const bytes = newBytes(MULTI_HEAD_SIZE + MULTI_ENTRY_SIZE * writes.length);
+  viewOf(bytes).setUint32(0, writes.length, true);
+  for (const [index, { region, offset, data }] of writes.entries()) {
+    requireMultiData(data.length);
+    const entry = bytes.subarray(MULTI_HEAD_SIZE + MULTI_ENTRY_SIZE * index);
+    encodeHead(entry, { region, offset, count: data.length });
+    entry.set(data, HEAD_SIZE);
+  }
+  return bytes;
+}
+
+/** Reverse of {@link encodeRegionWriteMulti}. @throws VfioError EINVAL for a wrong size, more than 200 writes, or one of more than 8 bytes */
+export function decodeRegionWriteMulti(bytes: Uint8Array): readonly RegionWrite[] {
+  requireBytes(bytes, MULTI_HEAD_SIZE, 'REGION_WRITE_MULTI', 'size');
+  const count = exactNumber(viewOf(bytes).getBigUint64(0, true), 'REGION_WRITE_MULTI', 'wr_cnt');
+  requireMultiCount(count);
+  requireSize(bytes, MULTI_HEAD_SIZE + MULTI_ENTRY_SIZE * count, 'REGION_WRITE_MULTI');
+  return Array.from({ length: count }, (_, index) => {
+    const entry = bytes.subarray(MULTI_HEAD_SIZE + MULTI_ENTRY_SIZE * index);
+    const { region, offset, count: size } = decodeHead(entry, 'REGION_WRITE_MULTI');
+    requireMultiData(size);
+    return { region, offset, data: entry.subarray(HEAD_SIZE, HEAD_SIZE + size) };
+  });
+}
+
+/** REGION_WRITE_MULTI's reply. */
+export function encodeRegionWritesDone(count: number): Uint8Array {
+  const bytes = newBytes(MULTI_HEAD_SIZE);
+  viewOf(bytes).setUint32(0, count, true);
+  return bytes;
+}
+
+/** How many writes of `most` were done. @throws VfioError EINVAL for a wrong size, or more than were asked for */
+export function decodeRegionWritesDone(bytes: Uint8Array, most: number): number {
+  requireSize(bytes, MULTI_HEAD_SIZE, 'REGION_WRITE_MULTI');
+  const count = exactNumber(viewOf(bytes).getBigUint64(0, true), 'REGION_WRITE_MULTI', 'wr_cnt');
+  if (count <= most) return count;
+  throw new VfioError('EINVAL', {
+    operation: 'REGION_WRITE_MULTI',
+    field: 'wr_cnt',
+    message: `${count} were done of ${most}`,
+  });
+}
+
+function requireMultiCount(count: number): void {
+  if (count <= MAX_MULTI_WRITES) return;
+  const message = `${count} writes, at most ${MAX_MULTI_WRITES}`;
+  throw new VfioError('EINVAL', { operation: 'REGION_WRITE_MULTI', field: 'wr_cnt', message });
+}
+
+/** @throws VfioError EINVAL for more bytes than a write of a REGION_WRITE_MULTI has */
+export function requireMultiData(size: number): void {
+  if (size <= MULTI_DATA_SIZE) return;
+  const message = `${size} bytes, at most ${MULTI_DATA_SIZE}`;
+  throw new VfioError('EINVAL', { operation: 'REGION_WRITE_MULTI', field: 'count', message });
+}
+
 /** @throws VfioError EINVAL for what its field does not hold */
 function encodeHead(bytes: Uint8Array, { region, offset, count }: RegionAccess): void {
-  if (!Number.isSafeInteger(offset) || offset < 0) {
-    throw new VfioError('EINVAL', { operation: 'region access', field: 'offset', message: `${offset} is no offset` });
-  }
   requireU32(region, 'region access', 'region');
   requireU32(count, 'region access', 'count');
   const view = viewOf(bytes);
-  view.setBigUint64(0, BigInt(offset), true);
+  writeAddress(view, 0, offset, 'region access');
   view.setUint32(8, region, true);
   view.setUint32(12, count, true);
 }
@@ -86,7 +160,7 @@ function encodeHead(bytes: Uint8Array, { region, offset, count }: RegionAccess):
 function decodeHead(bytes: Uint8Array, operation: string): RegionAccess {
   const view = viewOf(bytes);
   return {
-    offset: exactNumber(view.getBigUint64(0, true), operation, 'offset'),
+    offset: exactAddress(view, 0, operation, 'offset'),
     region: view.getUint32(8, true),
     count: view.getUint32(12, true),
   };

@@ -1,16 +1,16 @@
 import { type Device, dispatchFeature, requireMigration } from '../device/index.js';
 import { backingFor, type MaybePromise } from '../memory/index.js';
 import {
+  ADDRESS_LIMIT,
   DeviceFlag,
   decodeFeatureRequest,
   IrqSet,
   PCI_NUM_IRQS,
-  RegionFlag,
   VfioError,
   vfioUser,
   viewOf,
 } from '../uapi/index.js';
-import { Command, commandName, NO_BYTES } from './constants.js';
+import { Command, commandName, IoEventFdFlag, IoFdType, NO_BYTES } from './constants.js';
 import {
   decodeInfoRequest,
   decodeIrqInfoRequest,
@@ -19,71 +19,83 @@ import {
   encodeIrqInfo,
   encodeRegionInfo,
 } from './device-messages.js';
-import { decodeDmaMap, decodeDmaUnmap } from './dma-messages.js';
+import { type DmaUnmapInterval, decodeDmaMap, decodeDmaUnmap, newDmaUnmapBitmap } from './dma-messages.js';
 import { EventfdTrigger, requireEventFds } from './eventfd-trigger.js';
 import type { Frame } from './frame-parser.js';
 import { decodeSetIrqs, type IrqAction, type SetIrqsMessage } from './irq-messages.js';
-import type { VfioUserLimits } from './limits.js';
 import { MessageBacking } from './message-backing.js';
-import { decodeMigrationRead, decodeMigrationWrite, encodeMigrationData } from './migration-messages.js';
+import { decodeMigrationRead, decodeMigrationWrite, encodeMigrationReply } from './migration-messages.js';
 import { requireSize } from './payload.js';
-import { decodeRegionRead, decodeRegionWrite, encodeRegionAccess, newRegionData } from './region-messages.js';
+import { decodeRegionIoFdsRequest, encodeRegionIoFds } from './region-io-fds-messages.js';
+import type { CommandContext, CommandHandler, Reply } from './server-context.js';
+import { extensionHandlers } from './server-extensions.js';
+import { regionRead, regionWrite, regionWriteMulti, requireRegion } from './server-region-commands.js';
 
-/*
- * What each command does with the device: from a message's payload and descriptors to the reply's payload. A command that throws has
- * changed nothing. The descriptors that it does not take are closed by the session.
- */
-
-/** What a command works on. */
-export interface CommandContext {
-  readonly device: Device;
-  /** What client and server agreed on. */
-  readonly limits: VfioUserLimits;
-}
-
-type CommandHandler = (context: CommandContext, frame: Frame) => MaybePromise<Uint8Array>;
+/* What each command of the protocol does with the device. */
 
 /**
  * Serves one command, any but VERSION.
- * @returns the reply's payload
- * @throws VfioError (or rejects) with the errno to answer: EOPNOTSUPP for a command of the protocol that is not served here, EINVAL for one
- *   that does not exist, EMFILE when the message's descriptors were lost on the way.
+ * @throws VfioError (or rejects) with the errno to answer: EOPNOTSUPP for a command of the protocol that a client does not send, EINVAL for
+ *   one that does not exist, or not on this connection; EPERM for one that only the VMM's connection has; EMFILE when the message's
+ *   descriptors were lost on the way.
  */
-export function serveCommand(context: CommandContext, frame: Frame): MaybePromise<Uint8Array> {
-  const operation = commandName(frame.header.command);
-  const handler = handlers.get(frame.header.command);
-  if (handler === undefined) throw unknownCommand(frame.header.command, operation);
+export function serveCommand(context: CommandContext, frame: Frame): MaybePromise<Reply> {
+  const handler = handlerOf(context, frame.header.command);
   if (frame.fdsLost) {
+    const operation = commandName(frame.header.command);
     throw new VfioError('EMFILE', { operation, field: 'fds', message: 'no descriptors are left in this process' });
   }
   return handler(context, frame);
 }
 
-function unknownCommand(command: number, operation: string): VfioError {
+function handlerOf({ features }: CommandContext, command: number): CommandHandler {
+  const extension = features.dmalog ? extensionHandlers.get(command) : undefined;
+  const handler = extension ?? handlers.get(command);
+  if (handler === undefined) throw unknownCommand(command);
+  if (extension === undefined && features.role === 'tracker' && !trackersCommands.has(command)) {
+    const message = "only the VMM's connection has this command";
+    throw new VfioError('EPERM', { operation: commandName(command), field: 'command', message });
+  }
+  return handler;
+}
+
+function unknownCommand(command: number): VfioError {
   const exists = (Object.values(Command) as number[]).includes(command);
   return new VfioError(exists ? 'EOPNOTSUPP' : 'EINVAL', {
-    operation,
+    operation: commandName(command),
     field: 'command',
     message: 'is not served here',
   });
 }
 
-const handlers = new Map<number, CommandHandler>([
+const handlers: ReadonlyMap<number, CommandHandler> = new Map<number, CommandHandler>([
   [Command.DMA_MAP, dmaMap],
   [Command.DMA_UNMAP, dmaUnmap],
   [Command.DEVICE_GET_INFO, getInfo],
   [Command.DEVICE_GET_REGION_INFO, getRegionInfo],
+  [Command.DEVICE_GET_REGION_IO_FDS, getRegionIoFds],
   [Command.DEVICE_GET_IRQ_INFO, getIrqInfo],
   [Command.DEVICE_SET_IRQS, setIrqs],
   [Command.REGION_READ, regionRead],
   [Command.REGION_WRITE, regionWrite],
+  [Command.REGION_WRITE_MULTI, regionWriteMulti],
   [Command.DEVICE_RESET, reset],
   [Command.DEVICE_FEATURE, feature],
   [Command.MIG_DATA_READ, migrationRead],
   [Command.MIG_DATA_WRITE, migrationWrite],
 ]);
 
-function dmaMap({ device, limits }: CommandContext, { payload, fds }: Frame): Uint8Array {
+/** What a tracker may send beside the VMM: nothing that touches the guest's memory map, its interrupts or the device's registers. */
+const trackersCommands: ReadonlySet<number> = new Set<number>([
+  Command.DEVICE_GET_INFO,
+  Command.DEVICE_GET_REGION_INFO,
+  Command.DEVICE_GET_IRQ_INFO,
+  Command.DEVICE_FEATURE,
+  Command.MIG_DATA_READ,
+  Command.MIG_DATA_WRITE,
+]);
+
+function dmaMap({ device, limits, dmaRequests }: CommandContext, { payload, fds }: Frame): Uint8Array {
   const { offset, ...region } = decodeDmaMap(payload);
   if (device.dma.map.statistics.regions >= limits.maxDmaMaps) {
     const message = `${limits.maxDmaMaps} regions are mapped`;
@@ -93,16 +105,43 @@ function dmaMap({ device, limits }: CommandContext, { payload, fds }: Frame): Ui
   const rights = { read: region.readable, write: region.writable };
   device.dma.map.map(
     region,
-    file === undefined ? new MessageBacking() : backingFor(file, offset, region.length, rights),
+    file === undefined ? new MessageBacking(dmaRequests, region.iova) : backingFor(file, offset, region.length, rights),
   );
   return NO_BYTES;
 }
 
-function dmaUnmap({ device }: CommandContext, { payload }: Frame): Uint8Array {
+function dmaUnmap(context: CommandContext, { payload }: Frame): MaybePromise<Uint8Array> {
+  const { device, turns } = context;
   const unmap = decodeDmaUnmap(payload);
   if (unmap === 'all') device.dma.map.unmapAll();
-  else device.dma.map.unmap(unmap.iova, unmap.length);
+  else if (unmap.dirtyBitmap === undefined) device.dma.map.unmap(unmap.iova, unmap.length);
+  else return turns.run(() => unmapWithBitmap(context, payload, unmap, unmap.dirtyBitmap!));
   return payload;
+}
+
+/**
+ * Everything is checked before the region goes: from there on no DMA of it begins, those in flight land, and then the bits are taken, so that
+ * nothing that was written there is missing.
+ */
+async function unmapWithBitmap(
+  { device, limits }: CommandContext,
+  payload: Uint8Array,
+  { iova, length }: DmaUnmapInterval,
+  { pageSize, bytes }: { pageSize: bigint; bytes: number },
+): Promise<Uint8Array> {
+  const bad = (field: string, message: string) => new VfioError('EINVAL', { operation: 'DMA_UNMAP', field, message });
+  const { map, log } = device.dma;
+  if (!device.hasLogging || !log.active) throw bad('flags', 'no dirty bitmap without DMA logging');
+  if (bytes > limits.maxDataTransfer)
+    throw bad('bitmap size', `${bytes}, at most ${limits.maxDataTransfer} are sent at once`);
+  // The one interval that the log does not report on.
+  if (iova + length === ADDRESS_LIMIT)
+    throw new VfioError('EOVERFLOW', { operation: 'DMA_UNMAP', field: 'size', message: 'reaches 2^64' });
+  const { reply, bitmap } = newDmaUnmapBitmap(payload, bytes);
+  map.unmap(iova, length);
+  await device.dma.landed();
+  log.report(iova, length, pageSize, bitmap);
+  return reply;
 }
 
 function getInfo({ device }: CommandContext, { payload }: Frame): Uint8Array {
@@ -110,11 +149,34 @@ function getInfo({ device }: CommandContext, { payload }: Frame): Uint8Array {
   return encodeInfo({ flags: device.flags, regions: device.regions.length, irqs: PCI_NUM_IRQS });
 }
 
-function getRegionInfo({ device }: CommandContext, { payload }: Frame): Uint8Array {
-  const region = decodeRegionInfoRequest(payload);
-  const info = device.regions[region];
-  if (info === undefined) throw noRegion('DEVICE_GET_REGION_INFO', device, region);
-  return encodeRegionInfo(region, info);
+function getRegionInfo({ device, limits, features }: CommandContext, { payload }: Frame): Reply {
+  const { region, argsz } = decodeRegionInfoRequest(payload);
+  const info = requireRegion(device, region, 'DEVICE_GET_REGION_INFO');
+  // A tracker looks on: what it maps it could change.
+  const mapping = features.role === 'vmm' && limits.maxMessageFds > 0 ? info.mapping : undefined;
+  const { payload: reply, withFile } = encodeRegionInfo(region, info, mapping, argsz);
+  return mapping !== undefined && withFile ? { payload: reply, fds: [mapping.fd] } : reply;
+}
+
+function getRegionIoFds({ device, limits }: CommandContext, { payload }: Frame): Reply {
+  const operation = 'DEVICE_GET_REGION_IO_FDS';
+  const { region, argsz } = decodeRegionIoFdsRequest(payload);
+  requireRegion(device, region, operation);
+  const events = device.regionIoFds?.(region) ?? [];
+  if (events.length > limits.maxMessageFds) {
+    const message = `${events.length} eventfds, the client takes ${limits.maxMessageFds}`;
+    throw new VfioError('E2BIG', { operation, field: 'max_msg_fds', message });
+  }
+  const entries = events.map(({ offset, size, match }, fdIndex) => ({
+    offset,
+    size,
+    fdIndex,
+    type: IoFdType.IOEVENTFD,
+    flags: match === undefined ? 0 : IoEventFdFlag.DATAMATCH,
+    match: match ?? 0n,
+  }));
+  const { payload: reply, complete } = encodeRegionIoFds(region, entries, argsz);
+  return complete ? { payload: reply, fds: events.map(event => event.fd) } : reply;
 }
 
 function getIrqInfo({ device }: CommandContext, { payload }: Frame): Uint8Array {
@@ -162,67 +224,30 @@ function applyAction({ interrupts }: Device, action: IrqAction, type: number, st
   }
 }
 
-function regionRead({ device, limits }: CommandContext, { payload }: Frame): MaybePromise<Uint8Array> {
-  const access = decodeRegionRead(payload, limits.maxDataTransfer);
-  requireAccess('REGION_READ', device, access, RegionFlag.READ);
-  const { reply, data } = newRegionData(access);
-  return whenDone(device.regionRead(access.region, access.offset, data), reply);
-}
-
-function regionWrite({ device }: CommandContext, { payload }: Frame): MaybePromise<Uint8Array> {
-  const { data, ...access } = decodeRegionWrite(payload);
-  requireAccess('REGION_WRITE', device, access, RegionFlag.WRITE);
-  return whenDone(device.regionWrite(access.region, access.offset, data), encodeRegionAccess(access));
-}
-
-/** Checked here for every device, before memory is taken for the reply. */
-function requireAccess(
-  operation: string,
-  device: Device,
-  { region, offset, count }: { region: number; offset: number; count: number },
-  right: number,
-): void {
-  const info = device.regions[region];
-  if (info === undefined || info.size === 0) throw noRegion(operation, device, region);
-  if ((info.flags & right) === 0) {
-    throw new VfioError('EINVAL', { operation, field: 'region', message: `region ${region} cannot be accessed so` });
-  }
-  if (count > info.size || offset > info.size - count) {
-    const message = `${count} bytes at ${offset} of ${info.size}`;
-    throw new VfioError('EINVAL', { operation, field: 'offset', message });
-  }
-}
-
-function noRegion(operation: string, device: Device, region: number): VfioError {
-  return new VfioError('EINVAL', { operation, field: 'region', message: `${device.name} has no region ${region}` });
-}
-
-/** `reply` at once when the device is done at once. */
-function whenDone(done: MaybePromise<void>, reply: Uint8Array): MaybePromise<Uint8Array> {
-  return done === undefined ? reply : Promise.resolve(done).then(() => reply);
-}
-
 function reset({ device }: CommandContext, { payload }: Frame): MaybePromise<Uint8Array> {
   requireSize(payload, 0, 'DEVICE_RESET');
   if ((device.flags & DeviceFlag.RESET) === 0) {
     throw new VfioError('EINVAL', { operation: 'DEVICE_RESET', message: `${device.name} cannot be reset` });
   }
-  return whenDone(device.reset(), NO_BYTES);
+  return device.reset()?.then(() => NO_BYTES) ?? NO_BYTES;
 }
 
-function feature({ device, limits }: CommandContext, { payload }: Frame): Promise<Uint8Array> {
+function feature({ device, limits, turns }: CommandContext, { payload }: Frame): MaybePromise<Uint8Array> {
   const { argsz, get, probe } = decodeFeatureRequest(payload);
   // A caller may name more than fits one message: only as much as does is offered to the device.
   if (get && !probe && argsz > limits.maxDataTransfer) viewOf(payload).setUint32(0, limits.maxDataTransfer, true);
-  return dispatchFeature(device, vfioUser, payload);
+  return turns.run(() => dispatchFeature(device, vfioUser, payload));
 }
 
-function migrationRead({ device, limits }: CommandContext, { payload }: Frame): Uint8Array {
+function migrationRead({ device, limits, turns }: CommandContext, { payload }: Frame): MaybePromise<Uint8Array> {
   const size = decodeMigrationRead(payload, limits.maxDataTransfer);
-  return encodeMigrationData(requireMigration(device, 'MIG_DATA_READ').readData(size));
+  return turns.run(() => encodeMigrationReply(requireMigration(device, 'MIG_DATA_READ').readData(size), size));
 }
 
-function migrationWrite({ device }: CommandContext, { payload }: Frame): Uint8Array {
-  requireMigration(device, 'MIG_DATA_WRITE').writeData(decodeMigrationWrite(payload));
-  return NO_BYTES;
+function migrationWrite({ device, turns }: CommandContext, { payload }: Frame): MaybePromise<Uint8Array> {
+  const data = decodeMigrationWrite(payload);
+  return turns.run(() => {
+    requireMigration(device, 'MIG_DATA_WRITE').writeData(data);
+    return NO_BYTES;
+  });
 }

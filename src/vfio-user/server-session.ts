@@ -5,36 +5,75 @@ import { asVfioError, ERRNO, VfioError } from '../uapi/index.js';
 import { Command, commandName, MessageType } from './constants.js';
 import { closeFds, type Frame } from './frame-parser.js';
 import { encodeErrorReply, encodeReply, type Header } from './header.js';
-import { MAX_VERSION_PAYLOAD, MAX_WAITING_MESSAGES, STRUCTURE_ROOM, TURN_MS, type VfioUserLimits } from './limits.js';
+import { MAX_VERSION_PAYLOAD, STRUCTURE_ROOM, TURN_MS, type VfioUserLimits } from './limits.js';
 import { MessageStream } from './message-stream.js';
-import { type CommandContext, serveCommand } from './server-commands.js';
-import { answerVersion, decodeVersion, encodeVersion } from './version.js';
+import { Backlog } from './server-backlog.js';
+import { serveCommand } from './server-commands.js';
+import type { CommandContext, Reply } from './server-context.js';
+import { DmaRequests } from './server-dma-requests.js';
+import { QuickPath } from './server-quick-path.js';
+import { SharedBitmaps } from './server-shared-bitmaps.js';
+import type { Turns } from './server-turns.js';
+import { TwinSocket } from './server-twin-socket.js';
+import { type AgreedFeatures, answerVersion, decodeVersion, encodeVersion } from './version.js';
 
-/** What a {@link ServerSession} tells its server. */
+/** Whom a connection is for: the VMM, of which there is one at a time, or one of the trackers beside it. */
+export type ClientRole = AgreedFeatures['role'];
+
+/** What a {@link ServerSession} asks and tells its server. */
 export interface SessionEvents {
+  /**
+   * A client has said who it is. Its VERSION is answered when this is done; a client that leaves before waits no longer.
+   * @throws VfioError EBUSY when there is no place for it, and never will be
+   */
+  admit(role: ClientRole): MaybePromise<void>;
   /** A version was agreed on. */
-  connected(): void;
+  connected(role: ClientRole): void;
   /** Something failed that the client's reply does not tell. */
   error(error: unknown): void;
+  /** The client is gone; what it has sent may still be served. */
+  left(): void;
   /** The session is over, and nothing of the client is left. `reason` is missing when the client left by itself. */
   finished(reason: VfioError | undefined): void;
+  /** Whether nothing but this session's socket may need the event loop soon, so that it may be waited for in the kernel. */
+  mayWait(): boolean;
 }
 
 /** What a {@link ServerSession} needs to know. */
 export interface SessionOptions {
   readonly limits: VfioUserLimits;
   readonly versionTimeoutMs: number;
+  readonly dmaTimeoutMs: number;
+  readonly loop: 'shared' | 'dedicated';
+  readonly turns: Turns;
+  connections(): number;
 }
+
+/** What this server can do beyond what every server can. */
+const OFFERED = { twinSocket: true, writeMultiple: true, dmalog: true } as const;
 
 /**
  * One client's connection.
  *
- * Messages are served strictly one after the other, in the order in which they came: one that the device takes time for holds up the next,
- * and one whose reply the client does not read holds up all. What waits is bounded; beyond that the socket is not read.
+ * **Its own commands** are served strictly one after the other, in the order in which they came: one that the device takes time for holds up
+ * the next, and one whose reply the client does not read holds up all. What waits is bounded (`Backlog`); beyond that the socket is not read.
  *
- * When the client leaves, what it has sent completely is still served, as it would have been had the client left a moment later. Then its
- * memory and interrupts are let go (`device.disconnect()`), and only then is the session over: so a device never loses its memory in the
- * middle of a request, and the next client never meets the last one's.
+ * **Replies** to the server's DMA requests overtake them. A device that awaits `dma.read` while it serves a REGION_WRITE must get its answer,
+ * and the answer comes behind whatever the client has sent meanwhile: so for as long as a reply is awaited from this socket, it is read, and
+ * what comes in front of the reply waits in the backlog. A client that goes beyond even that loses its connection. With a twin socket the
+ * replies come there, and the backlog never grows.
+ *
+ * **Other connections** of the device go on meanwhile: a tracker's REPORT is served between two commands of the VMM, and while one of them
+ * awaits its DMA. Only feature requests and migration data wait for each other (`Turns`). Example, the VMM's messages left, a tracker's right:
+ *
+ *     REGION_WRITE (doorbell)  ->  the device asks DMA_READ          | REPORT -> served now
+ *     REGION_READ              ->  waits behind the REGION_WRITE     | SET state STOP_COPY -> waits until the DMA has landed
+ *     reply to DMA_READ        ->  taken at once: the REGION_WRITE   | REPORT -> waits for the SET
+ *                                  is answered, then the REGION_READ | SET is answered, then the REPORT
+ *
+ * When the client leaves, what it has sent completely is still served, as it would have been had the client left a moment later; only DMA
+ * that needs the client fails at once. Then its memory and interrupts are let go (`device.disconnect()`), and only then is the session over:
+ * so a device never loses its memory in the middle of a request, and the next client never meets the last one's.
  */
 export class ServerSession {
   readonly #device: Device;
@@ -42,9 +81,12 @@ export class ServerSession {
   readonly #events: SessionEvents;
   readonly #stream: MessageStream;
   readonly #versionTimer: NodeJS.Timeout;
-  /** Missing until VERSION. */
+  readonly #backlog = new Backlog();
+  /** Missing until VERSION is answered. */
   #context: CommandContext | undefined;
-  #waiting: Frame[] = [];
+  /** For the VMM, once it is there. */
+  #quickPath: QuickPath | undefined;
+  #twin: TwinSocket | undefined;
   /** What cannot be read on after; answered when everything before it is served. */
   #broken: { header: Header; error: VfioError } | undefined;
   #busy = false;
@@ -59,26 +101,33 @@ export class ServerSession {
     this.#device = device;
     this.#options = options;
     this.#events = events;
-    this.#stream = new MessageStream(socket, MAX_VERSION_PAYLOAD, options.limits.maxMessageFds, {
-      frame: frame => this.#receive(frame),
-      broken: (header, error) => {
-        this.#broken = { header, error };
-        this.#pump();
+    this.#stream = new MessageStream(
+      socket,
+      MAX_VERSION_PAYLOAD,
+      options.limits.maxMessageFds,
+      {
+        take: (bytes, length) => this.#quickPath?.take(bytes, length) ?? 0,
+        frame: frame => this.#receive(frame),
+        broken: (header, error) => {
+          this.#broken = { header, error };
+          this.#pump();
+        },
+        drained: () => this.#pump(),
+        closed: reason => this.#leave(reason),
       },
-      drained: () => this.#pump(),
-      closed: reason => this.#leave(reason),
-    });
+      options.loop === 'dedicated' ? () => this.#mayWait() : undefined,
+    );
     this.#versionTimer = setTimeout(() => this.#expire(), options.versionTimeoutMs);
   }
 
-  /** Whether a version was agreed on. */
-  get established(): boolean {
-    return this.#context !== undefined;
+  /** Whom the client is; `undefined` until a version was agreed on. */
+  get role(): ClientRole | undefined {
+    return this.#context?.features.role;
   }
 
   /** Ends the session; what waits is not served. It is over when the request under way is. A second call does nothing. */
   close(): void {
-    this.#dropWaiting();
+    this.#backlog.clear();
     this.#stream.destroy(new VfioError('ECONNABORTED', { operation: 'close', message: 'the server was closed' }));
   }
 
@@ -87,24 +136,45 @@ export class ServerSession {
   }
 
   #receive(frame: Frame): void {
+    if (frame.header.type === MessageType.REPLY && this.#takeReply(frame)) return;
     if (!this.#busy) this.#turnStartedAt = performance.now();
-    this.#waiting.push(frame);
+    this.#backlog.push(frame);
+    if (this.#backlog.overflows) {
+      const message = `${this.#backlog.length} messages wait, and the reply to a DMA has not come`;
+      this.#stream.destroy(new VfioError('ENOBUFS', { operation: 'connection', message }));
+      return;
+    }
     this.#pump();
+  }
+
+  /** @returns false for a reply that nothing asked for: it is refused in its turn. */
+  #takeReply(frame: Frame): boolean {
+    if (this.#twin !== undefined || this.#context?.dmaRequests.receive(frame) !== true) return false;
+    closeFds(frame.fds);
+    return true;
   }
 
   /** Serves what waits, for as long as each is done at once and its reply leaves at once. */
   #pump(): void {
     while (!this.#busy && this.#stream.queuedBytes === 0) {
-      const frame = this.#waiting.shift();
+      const frame = this.#backlog.shift();
       if (frame === undefined) break;
       this.#busy = true;
       const pending = this.#serve(frame);
       if (pending === undefined) this.#busy = false;
       else pending.then(() => this.#resume());
     }
-    if (this.#waiting.length >= MAX_WAITING_MESSAGES) this.#stream.pause();
+    this.#readOrNot();
+    if (!this.#busy && this.#backlog.length === 0) this.#finishIfOver();
+  }
+
+  #readOrNot(): void {
+    if (this.#backlog.isFull && !this.#awaitsReplyHere()) this.#stream.pause();
     else if (!this.#refusing) this.#stream.resume();
-    if (!this.#busy && this.#waiting.length === 0) this.#finishIfOver();
+  }
+
+  #awaitsReplyHere(): boolean {
+    return this.#twin === undefined && this.#context?.dmaRequests.waiting === true;
   }
 
   /** What waits is served on, but not for ever: other devices and timers of this process have their turn too. */
@@ -120,6 +190,10 @@ export class ServerSession {
     });
   }
 
+  #mayWait(): boolean {
+    return !this.#busy && this.#context !== undefined && !this.#context.dmaRequests.waiting && this.#events.mayWait();
+  }
+
   /** Never throws, never rejects. */
   #serve(frame: Frame): MaybePromise<void> {
     const { header, fds } = frame;
@@ -133,7 +207,7 @@ export class ServerSession {
     closeFds(fds);
   }
 
-  async #finishLater({ header, fds }: Frame, reply: Promise<Uint8Array>): Promise<void> {
+  async #finishLater({ header, fds }: Pick<Frame, 'header' | 'fds'>, reply: Promise<Reply>): Promise<void> {
     try {
       this.#reply(header, await reply);
     } catch (error) {
@@ -142,7 +216,7 @@ export class ServerSession {
     closeFds(fds);
   }
 
-  #replyTo(frame: Frame): MaybePromise<Uint8Array> {
+  #replyTo(frame: Frame): MaybePromise<Reply> {
     const { header, payload } = frame;
     if (header.type !== MessageType.COMMAND) return this.#refuse(invalid(header, 'type', 'is not a command'));
     if (this.#context === undefined) return this.#agree(header, payload);
@@ -150,15 +224,63 @@ export class ServerSession {
     throw invalid(header, 'command', 'a version was agreed on already');
   }
 
-  #agree(header: Header, payload: Uint8Array): Uint8Array {
+  #agree(header: Header, payload: Uint8Array): MaybePromise<Reply> {
     if (header.command !== Command.VERSION) return this.#refuse(invalid(header, 'command', 'VERSION comes first'));
-    const { limits } = this.#options;
-    const { answer, agreed } = this.#orRefuse(() => answerVersion(limits, decodeVersion(payload)));
-    this.#context = { device: this.#device, limits: agreed };
     clearTimeout(this.#versionTimer);
-    this.#stream.maxPayload = limits.maxDataTransfer + STRUCTURE_ROOM;
-    this.#tell(() => this.#events.connected());
-    return encodeVersion(answer);
+    const { limits } = this.#options;
+    const agreement = this.#orRefuse(() => answerVersion(limits, decodeVersion(payload), OFFERED));
+    const admission = this.#orRefuse(() => this.#events.admit(agreement.features.role));
+    if (admission === undefined) return this.#establish(agreement);
+    return admission.then(() => this.#establish(agreement));
+  }
+
+  #establish({ answer, agreed, features }: ReturnType<typeof answerVersion>): Reply {
+    if (this.#streamClosed) throw clientGone();
+    const payload = encodeVersion(answer);
+    if (features.twinSocket) this.#twin = this.#orRefuse(() => this.#openTwin());
+    this.#stream.maxPayload = this.#options.limits.maxDataTransfer + STRUCTURE_ROOM;
+    this.#context = {
+      device: this.#device,
+      limits: agreed,
+      features,
+      dmaRequests: this.#openDmaRequests(agreed),
+      bitmaps: new SharedBitmaps(),
+      turns: this.#options.turns,
+      connections: this.#options.connections,
+    };
+    if (features.role === 'vmm') this.#quickPath = this.#openQuickPath();
+    this.#tell(() => this.#events.connected(features.role));
+    return this.#twin === undefined ? payload : { payload, fds: [this.#twin.clientEnd.fd] };
+  }
+
+  #openQuickPath(): QuickPath {
+    return new QuickPath(this.#device, {
+      mayServe: () =>
+        !this.#busy && this.#backlog.length === 0 && this.#stream.queuedBytes === 0 && !this.#stream.closed,
+      send: (bytes, length) => this.#stream.sendFrom(bytes, length),
+      answerLater: (header, reply) => {
+        this.#turnStartedAt = performance.now();
+        this.#busy = true;
+        this.#finishLater({ header, fds: [] }, reply).then(() => this.#resume());
+      },
+      fail: (header, error) => this.#fail(header, error),
+    });
+  }
+
+  #openTwin(): TwinSocket {
+    return new TwinSocket(this.#options.limits.maxDataTransfer + STRUCTURE_ROOM, {
+      reply: frame => this.#context?.dmaRequests.receive(frame) === true,
+      ended: reason => this.#leaveTwin(reason),
+    });
+  }
+
+  #openDmaRequests({ maxDataTransfer }: VfioUserLimits): DmaRequests {
+    return new DmaRequests({
+      maxData: maxDataTransfer,
+      timeoutMs: this.#options.dmaTimeoutMs,
+      send: message => (this.#twin === undefined ? this.#send(message) : this.#twin.send(message)),
+      waitingChanged: () => this.#readOrNot(),
+    });
   }
 
   #orRefuse<T>(attempt: () => T): T {
@@ -175,8 +297,13 @@ export class ServerSession {
     throw error;
   }
 
-  #reply(header: Header, payload: Uint8Array): void {
-    if (!header.noReply) this.#send(encodeReply(header, payload));
+  #reply(header: Header, reply: Reply): void {
+    if (!header.noReply) {
+      if (reply instanceof Uint8Array) this.#send(encodeReply(header, reply));
+      else this.#send(encodeReply(header, reply.payload), reply.fds);
+    }
+    // Its socket has left with the answer.
+    if (header.command === Command.VERSION) this.#twin?.clientEnd.close();
   }
 
   #fail(header: Header, error: unknown): void {
@@ -186,26 +313,32 @@ export class ServerSession {
       this.#send(encodeErrorReply(header, known?.number ?? ERRNO.EIO));
     }
     if (!this.#refusing) return;
-    this.#dropWaiting();
+    this.#backlog.clear();
     this.#stream.end(known);
   }
 
-  #send(message: Uint8Array): void {
+  #send(message: Uint8Array, fds: readonly number[] = []): void {
     try {
-      this.#stream.send(message);
+      this.#stream.send(message, fds);
     } catch (error) {
       this.#stream.destroy(asVfioError(error, 'send'));
     }
   }
 
-  #dropWaiting(): void {
-    for (const frame of this.#waiting.splice(0)) closeFds(frame.fds);
+  /** A client that has left its twin socket is leaving: what it has sent here is still read, up to its end. */
+  #leaveTwin(reason: VfioError | undefined): void {
+    this.#context?.dmaRequests.end(clientGone());
+    if (reason !== undefined) this.#stream.destroy(reason);
+    else this.#stream.endReceiving();
   }
 
   #leave(reason: VfioError | undefined): void {
     this.#streamClosed = true;
     this.#reason = reason;
     clearTimeout(this.#versionTimer);
+    this.#context?.dmaRequests.end(clientGone(reason));
+    this.#twin?.close();
+    this.#events.left();
     this.#pump();
   }
 
@@ -214,7 +347,8 @@ export class ServerSession {
     if (this.#broken !== undefined) this.#answerBroken(this.#broken);
     if (this.#finished || !this.#streamClosed) return;
     this.#finished = true;
-    if (this.#context !== undefined) this.#tell(() => this.#device.disconnect());
+    this.#context?.bitmaps.close();
+    if (this.role === 'vmm') this.#tell(() => this.#device.disconnect());
     this.#events.finished(this.#reason);
   }
 
@@ -236,4 +370,8 @@ export class ServerSession {
 
 function invalid(header: Header, field: string, message: string): VfioError {
   return new VfioError('EINVAL', { operation: commandName(header.command), field, message });
+}
+
+function clientGone(reason?: VfioError): VfioError {
+  return new VfioError('ECONNRESET', { operation: 'connection', message: 'the client is gone', cause: reason });
 }

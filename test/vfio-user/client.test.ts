@@ -6,31 +6,14 @@ import { type ClientOptions, Command, VfioUserClient } from '../../src/vfio-user
 import { MessageStream } from '../../src/vfio-user/message-stream.js';
 import { expectNoFdLeak, pattern, temporaryFolder } from '../native/helpers.js';
 import { ERROR_REPLY, message, Peer, REPLY, turn, until, versionPayload, words } from './peer.js';
+import { rawServer } from './raw-server.js';
 import { memoryFile, rejection, serve } from './served.js';
 import { Stamp } from './stamp-device.js';
 
 expectNoFdLeak();
 const path = temporaryFolder();
 
-/** A client, and a server that is the test itself. */
-async function connected(
-  name: string,
-  options: ClientOptions = {},
-  json = '{}',
-): Promise<{ client: VfioUserClient; server: Peer }> {
-  const listener = listen(path(name));
-  const connecting = VfioUserClient.connect(path(name), options);
-  const server = await Peer.accept(listener);
-  const { id } = await server.reply();
-  await server.send(message(Command.VERSION, versionPayload(json), { id, flags: REPLY }));
-  const client = await connecting;
-  onTestFinished(async () => {
-    await client.close();
-    server.close();
-    listener.close();
-  });
-  return { client, server };
-}
+const connected = (name: string, options: ClientOptions = {}, json = '{}') => rawServer(path(name), options, json);
 
 /** A client of a real server. */
 async function clientOf(name: string, options: ClientOptions = {}) {
@@ -215,17 +198,6 @@ describe('requests', () => {
   });
 });
 
-test('a server that asks without end and reads no answer is given up, before its answers fill the memory', async () => {
-  const { client, server } = await connected('flood');
-  const reasons: (string | undefined)[] = [];
-  client.onClose(reason => reasons.push(reason?.errno));
-  const command = message(11, words(0n, 8n));
-  for (let sent = 0; reasons.length === 0 && sent < 1_000_000; sent++) {
-    if (!server.trySend(command)) await turn();
-  }
-  expect(reasons).toEqual(['EPROTO']);
-});
-
 test.each([Number.NaN, -1])('a timeout of %d is EINVAL', async timeoutMs => {
   expect(await rejection(VfioUserClient.connect(path('timeout'), { timeoutMs }))).toBe('EINVAL');
 });
@@ -276,20 +248,6 @@ describe('the end of a connection', () => {
     await server.send(message(command, words(16, 3, 9, 5), { id, flags: REPLY }));
     server.close();
     expect(await calling).toEqual({ flags: 3, regions: 9, irqs: 5 });
-  });
-});
-
-describe('commands of the server', () => {
-  test('get EOPNOTSUPP, unless they want no reply; what came along is closed', async () => {
-    const { client, server } = await connected('n');
-    const extra = createEventFd();
-    const fds = openFdCount();
-    await server.send(message(Command.DMA_READ, words(0n, 4096n), { id: 3, flags: 0x10 }), [extra.fd]);
-    await server.send(message(Command.DMA_READ, words(0n, 4096n), { id: 4 }), [extra.fd]);
-    expect(await server.reply()).toMatchObject({ id: 4, flags: ERROR_REPLY, errno: ERRNO.EOPNOTSUPP });
-    expect(openFdCount()).toBe(fds);
-    expect(client.closed).toBe(false);
-    extra.close();
   });
 });
 

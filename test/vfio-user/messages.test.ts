@@ -14,7 +14,14 @@ import {
   encodeRegionInfo,
   encodeRegionInfoRequest,
 } from '../../src/vfio-user/device-messages.js';
-import { decodeDmaMap, decodeDmaUnmap, encodeDmaMap, encodeDmaUnmap } from '../../src/vfio-user/dma-messages.js';
+import {
+  decodeDmaMap,
+  decodeDmaUnmap,
+  decodeDmaUnmapBitmap,
+  encodeDmaMap,
+  encodeDmaUnmap,
+  newDmaUnmapBitmap,
+} from '../../src/vfio-user/dma-messages.js';
 import { decodeHeader, encodeCommand, encodeErrorReply, encodeReply } from '../../src/vfio-user/header.js';
 import { decodeSetIrqs, encodeSetIrqs } from '../../src/vfio-user/irq-messages.js';
 import {
@@ -28,8 +35,12 @@ import {
   decodeRegionData,
   decodeRegionRead,
   decodeRegionWrite,
+  decodeRegionWriteMulti,
+  decodeRegionWritesDone,
   encodeRegionAccess,
   encodeRegionWrite,
+  encodeRegionWriteMulti,
+  encodeRegionWritesDone,
   newRegionData,
 } from '../../src/vfio-user/region-messages.js';
 import { errnoOf } from '../native/helpers.js';
@@ -64,10 +75,15 @@ describe('every message has the bytes of the protocol', () => {
     ],
     ['DMA_UNMAP', encodeDmaUnmap({ iova: 0x1000n, length: 0x2000n }), words(24, 0, 0x1000n, 0x2000n)],
     ['DMA_UNMAP of all', encodeDmaUnmap('all'), words(24, 2, 0n, 0n)],
+    [
+      'DMA_UNMAP with the dirty bitmap',
+      encodeDmaUnmap({ iova: 0x1000n, length: 0x2000n, dirtyBitmap: { pageSize: 4096n, bytes: 16 } }),
+      words(56, 1, 0x1000n, 0x2000n, 4096n, 16n),
+    ],
     ['GET_INFO', encodeInfoRequest(), words(16, 0, 0, 0)],
     ['GET_INFO, reply', encodeInfo({ flags: 3, regions: 9, irqs: 5 }), words(16, 3, 9, 5)],
     ['GET_REGION_INFO', encodeRegionInfoRequest(7), words(32, 0, 7, 0, 0n, 0n)],
-    ['GET_REGION_INFO, reply', encodeRegionInfo(7, { flags: 3, size: 256 }), words(32, 3, 7, 0, 256n, 0n)],
+    ['GET_REGION_INFO, reply', encodeRegionInfo(7, { flags: 3, size: 256 }).payload, words(32, 3, 7, 0, 256n, 0n)],
     ['GET_IRQ_INFO', encodeIrqInfoRequest(2), words(16, 0, 2, 0)],
     ['GET_IRQ_INFO, reply', encodeIrqInfo(2, { flags: 9, count: 4 }), words(16, 9, 2, 4)],
     [
@@ -82,6 +98,15 @@ describe('every message has the bytes of the protocol', () => {
     ],
     ['REGION_READ', encodeRegionAccess({ region: 7, offset: 2 ** 40, count: 8 }), words(2n ** 40n, 7, 8)],
     ['REGION_WRITE', encodeRegionWrite(1, 16, Uint8Array.of(1, 2, 3, 4)), words(16n, 1, 4, 0x04030201)],
+    [
+      'REGION_WRITE_MULTI',
+      encodeRegionWriteMulti([
+        { region: 1, offset: 16, data: Uint8Array.of(1, 2, 3, 4) },
+        { region: 2, offset: 24, data: Uint8Array.of(9) },
+      ]),
+      words(2n, 16n, 1, 4, 0x04030201n, 24n, 2, 1, 9n),
+    ],
+    ['REGION_WRITE_MULTI, reply', encodeRegionWritesDone(2), words(2n)],
     ['MIG_DATA_READ', encodeMigrationRead(100), words(108, 100)],
     ['MIG_DATA_READ, reply', encodeMigrationData(Uint8Array.of(1, 2, 3, 4)), words(12, 4, 0x04030201)],
   ])('%s', (_name, encoded, bytes) => {
@@ -97,10 +122,39 @@ describe('what one side encodes the other decodes', () => {
     expect(decodeDmaUnmap(encodeDmaUnmap('all'))).toBe('all');
   });
 
+  test('DMA_UNMAP with the dirty bitmap, and its reply', () => {
+    const unmap = { iova: 4096n, length: 8192n, dirtyBitmap: { pageSize: 1024n, bytes: 16 } };
+    const request = encodeDmaUnmap(unmap);
+    expect(decodeDmaUnmap(request)).toEqual(unmap);
+    const { reply, bitmap } = newDmaUnmapBitmap(request, 16);
+    bitmap.set([0x81, 0, 0, 5]);
+    expect(decodeDmaUnmapBitmap(reply, unmap.dirtyBitmap)).toEqual(words(0x81, 0, 0, 5));
+    expect(reply.subarray(0, 40)).toEqual(request);
+  });
+
+  test('several writes to regions', () => {
+    const writes = [
+      { region: 0, offset: 2 ** 40, data: Uint8Array.of(1) },
+      { region: 7, offset: 4, data: Uint8Array.of(1, 2, 3, 4, 5, 6, 7, 8) },
+      { region: 1, offset: 0, data: new Uint8Array(0) },
+    ];
+    expect(decodeRegionWriteMulti(encodeRegionWriteMulti(writes))).toEqual(writes);
+    expect(decodeRegionWriteMulti(encodeRegionWriteMulti([]))).toEqual([]);
+    expect(decodeRegionWritesDone(encodeRegionWritesDone(2), 3)).toBe(2);
+  });
+
   test('device, region and IRQ information', () => {
     expect(decodeInfo(encodeInfo({ flags: 3, regions: 9, irqs: 5 }))).toEqual({ flags: 3, regions: 9, irqs: 5 });
-    expect(decodeRegionInfoRequest(encodeRegionInfoRequest(8))).toBe(8);
-    expect(decodeRegionInfo(encodeRegionInfo(8, { flags: 1, size: 2 ** 41 }))).toEqual({ flags: 1, size: 2 ** 41 });
+    expect(decodeRegionInfoRequest(encodeRegionInfoRequest(8))).toEqual({ region: 8, argsz: 32 });
+    expect(decodeRegionInfoRequest(encodeRegionInfoRequest(8, 96))).toEqual({ region: 8, argsz: 96 });
+    expect(decodeRegionInfo(encodeRegionInfo(8, { flags: 1, size: 2 ** 41 }).payload)).toEqual({
+      needed: 32,
+      whole: true,
+      flags: 1,
+      size: 2 ** 41,
+      fileOffset: 0n,
+      areas: undefined,
+    });
     expect(decodeIrqInfoRequest(encodeIrqInfoRequest(4))).toBe(4);
     expect(decodeIrqInfo(encodeIrqInfo(4, { flags: 1, count: 2048 }))).toEqual({ flags: 1, count: 2048 });
   });
@@ -155,6 +209,14 @@ describe('a message of a wrong size is EINVAL', () => {
     ['SET_IRQS with bytes', words(24, DATA_BOOL | ACTION_TRIGGER, 2, 0, 4, 0), decodeSetIrqs],
     ['REGION_READ', words(0n, 0, 8), bytes => decodeRegionRead(bytes, 4096)],
     ['REGION_WRITE', encodeRegionWrite(0, 0, new Uint8Array(8)), decodeRegionWrite],
+    ['REGION_WRITE_MULTI', words(1n, 0n, 0, 4, 0n), decodeRegionWriteMulti],
+    ['REGION_WRITE_MULTI, reply', words(1n), bytes => decodeRegionWritesDone(bytes, 1)],
+    ['DMA_UNMAP with the dirty bitmap', words(48, 1, 0n, 4096n, 4096n, 8n), decodeDmaUnmap],
+    [
+      'DMA_UNMAP with the dirty bitmap, reply',
+      words(48, 1, 0n, 4096n, 4096n, 8n, 1n),
+      bytes => decodeDmaUnmapBitmap(bytes, { pageSize: 4096n, bytes: 8 }),
+    ],
     ['REGION_READ, reply', encodeRegionWrite(0, 0, new Uint8Array(8)), bytes => decodeRegionData(bytes, 8)],
     ['MIG_DATA_READ', encodeMigrationRead(8), bytes => decodeMigrationRead(bytes, 4096)],
     ['MIG_DATA_WRITE', encodeMigrationData(new Uint8Array(8)), decodeMigrationWrite],
@@ -168,7 +230,7 @@ describe('a message of a wrong size is EINVAL', () => {
     expect(errnoOf(() => decode(Uint8Array.from([...whole, 0])))).toBe('EINVAL');
   });
 
-  const withArgsz = decoders.filter(([name]) => !name.startsWith('REGION'));
+  const withArgsz = decoders.filter(([name]) => !name.startsWith('REGION') && !name.includes('bitmap, reply'));
   test.each(withArgsz)('%s with an argsz that is too small', (name, whole, decode) => {
     const bytes = whole.slice();
     const needed = name.startsWith('SET_IRQS') ? 20 : new DataView(bytes.buffer).getUint32(0, true);
@@ -179,7 +241,7 @@ describe('a message of a wrong size is EINVAL', () => {
   test('replies that are short', () => {
     const replies: [Uint8Array, (bytes: Uint8Array) => unknown][] = [
       [encodeInfo({ flags: 0, regions: 9, irqs: 5 }), decodeInfo],
-      [encodeRegionInfo(0, { flags: 0, size: 1 }), decodeRegionInfo],
+      [encodeRegionInfo(0, { flags: 0, size: 1 }).payload, decodeRegionInfo],
       [encodeIrqInfo(0, { flags: 0, count: 1 }), decodeIrqInfo],
       [encodeMigrationData(new Uint8Array(8)), bytes => decodeMigrationData(bytes, 8)],
     ];
@@ -209,9 +271,35 @@ describe('what a field may not say is EINVAL', () => {
     ['all, and an address', words(24, 2, 4096n, 0n), 'EINVAL'],
     ['all, and a size', words(24, 2, 0n, 4096n), 'EINVAL'],
     ['an address within a page', words(24, 0, 1n, 4096n), 'EINVAL'],
-    ['a dirty bitmap', words(24, 1, 0n, 4096n, 4096n, 8n), 'EOPNOTSUPP'],
+    ['all, and a dirty bitmap', words(48, 3, 0n, 0n, 4096n, 8n), 'EINVAL'],
+    ['a dirty bitmap of no pages', words(48, 1, 0n, 4096n, 0n, 8n), 'EINVAL'],
+    ['a dirty bitmap of no power of two', words(48, 1, 0n, 4096n, 4097n, 8n), 'EINVAL'],
+    ['a dirty bitmap that is too small', words(48, 1, 0n, 65n * 4096n, 4096n, 8n), 'EINVAL'],
+    ['a dirty bitmap of no whole words', words(64, 1, 0n, 4096n, 4096n, 12n), 'EINVAL'],
+    ['a dirty bitmap that argsz has no room for', words(48, 1, 0n, 4096n, 4096n, 16n), 'EINVAL'],
+    ['a dirty bitmap beyond all memory', words(2 ** 32 - 1, 1, 0n, 2n ** 63n, 1n, 2n ** 60n), 'EINVAL'],
   ])('DMA_UNMAP: %s', (_name, bytes, errno) => {
     expect(errnoOf(() => decodeDmaUnmap(bytes))).toBe(errno);
+  });
+
+  test.each([
+    ['another page size', words(48, 1, 0n, 4096n, 8192n, 8n, 1n)],
+    ['another number of bytes', words(48, 1, 0n, 4096n, 4096n, 16n, 1n)],
+  ])('DMA_UNMAP: a reply with a bitmap of %s', (_name, bytes) => {
+    expect(errnoOf(() => decodeDmaUnmapBitmap(bytes, { pageSize: 4096n, bytes: 8 }))).toBe('EINVAL');
+  });
+
+  test('REGION_WRITE_MULTI: more writes than are taken, more bytes than a write has, more done than asked for', () => {
+    const write = { region: 0, offset: 0, data: Uint8Array.of(1) };
+    expect(decodeRegionWriteMulti(encodeRegionWriteMulti(Array(200).fill(write)))).toHaveLength(200);
+    expect(errnoOf(() => encodeRegionWriteMulti(Array(201).fill(write)))).toBe('EINVAL');
+    expect(errnoOf(() => encodeRegionWriteMulti([{ ...write, data: new Uint8Array(9) }]))).toBe('EINVAL');
+    expect(errnoOf(() => decodeRegionWriteMulti(Uint8Array.from([...words(201n), ...new Uint8Array(201 * 24)])))).toBe(
+      'EINVAL',
+    );
+    expect(errnoOf(() => decodeRegionWriteMulti(words(2n ** 63n)))).toBe('EINVAL');
+    expect(errnoOf(() => decodeRegionWriteMulti(words(1n, 0n, 0, 9, 0n)))).toBe('EINVAL');
+    expect(errnoOf(() => decodeRegionWritesDone(words(4n), 3))).toBe('EINVAL');
   });
 
   test('SET_IRQS: of all combinations of flags, those with one kind of data and one action, eventfds only to trigger', () => {

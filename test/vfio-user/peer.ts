@@ -76,6 +76,10 @@ export class Peer {
   readonly #buffer = new Uint8Array(65536);
   #bytes = new Uint8Array(0);
   #ended = false;
+  /** Whether descriptors that come are kept in {@link Peer.fds}, and closed with the peer, instead of at once. */
+  keepFds = false;
+  /** What came, in order. */
+  readonly fds: OwnedFd[] = [];
 
   constructor(socket: OwnedFd) {
     this.#socket = socket;
@@ -169,6 +173,7 @@ export class Peer {
   }
 
   close(): void {
+    for (const fd of this.fds.splice(0)) fd.close();
     this.#socket.close();
   }
 
@@ -184,7 +189,8 @@ export class Peer {
       this.#ended = true;
       return 'closed';
     }
-    for (const fd of received.fds) fd.close();
+    if (this.keepFds) this.fds.push(...received.fds);
+    else for (const fd of received.fds) fd.close();
     const joined = new Uint8Array(this.#bytes.length + received.bytes);
     joined.set(this.#bytes);
     joined.set(this.#buffer.subarray(0, received.bytes), this.#bytes.length);

@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { completeLimits, OWN_LIMITS } from '../../src/vfio-user/limits.js';
 import {
   acceptAnswer,
+  acceptFeatures,
   answerVersion,
   decodeVersion,
   encodeVersion,
@@ -22,8 +23,17 @@ describe('capabilities are read tolerantly', () => {
     ['{"capabilities":{"max_msg_fds":0}}', { maxMessageFds: 0 }],
     ['{"capabilities":{"max_data_xfer_size":4096,"max_dma_maps":1}}', { maxDataTransfer: 4096, maxDmaMaps: 1 }],
     ['{"capabilities":{"pgsizes":18446744073709547520}}', { pageSizes: 0xffff_ffff_ffff_f000n }],
-    ['{"capabilities":{"twin_socket":{"supported":true,"fd_index":0}}}', {}],
-    [' {"capabilities" : {"write_multiple":false, "migration":{"pgsize":4096}}} ', {}],
+    [
+      '{"capabilities":{"twin_socket":{"supported":true,"fd_index":2}}}',
+      { twinSocket: { supported: true, fdIndex: 2 } },
+    ],
+    ['{"capabilities":{"twin_socket":{}}}', { twinSocket: { supported: false } }],
+    [' {"capabilities" : {"write_multiple":false, "migration":{"pgsize":4096}}} ', { writeMultiple: false }],
+    [
+      '{"capabilities":{"dmalog":{"version":7,"role":"tracker","colour":1}}}',
+      { dmalog: { version: 7, role: 'tracker' } },
+    ],
+    ['{"capabilities":{"dmalog":{"version":1}}}', { dmalog: { version: 1 } }],
   ])('%s', (json, expected) => {
     expect(capabilitiesOf(json)).toEqual(expected);
   });
@@ -56,6 +66,13 @@ describe('capabilities that make no sense are EINVAL', () => {
     '{"capabilities":{"pgsizes":36893488147419103232}}',
     '{"capabilities":{"write_multiple":1}}',
     '{"capabilities":{"twin_socket":true}}',
+    '{"capabilities":{"twin_socket":{"supported":1}}}',
+    '{"capabilities":{"twin_socket":{"supported":true,"fd_index":-1}}}',
+    '{"capabilities":{"dmalog":1}}',
+    '{"capabilities":{"dmalog":{}}}',
+    '{"capabilities":{"dmalog":{"version":0}}}',
+    '{"capabilities":{"dmalog":{"version":1,"role":"master"}}}',
+    '{"capabilities":{"dmalog":{"version":1,"role":7}}}',
     '{"capabilities":{"migration":4096}}',
     `${'['.repeat(8000)}`,
   ])('%s', json => {
@@ -119,7 +136,97 @@ describe('a server answers', () => {
   });
 });
 
+describe('what a server can do', () => {
+  const all = { twinSocket: true, writeMultiple: true, dmalog: true };
+  const propose = (json: string) => decodeVersion(versionPayload(json));
+
+  test('is answered to a client that has named it', () => {
+    const json =
+      '{"capabilities":{"twin_socket":{"supported":true},"write_multiple":true,"dmalog":{"version":9,"role":"tracker"}}}';
+    const { answer, features } = answerVersion(OWN_LIMITS, propose(json), all);
+    expect(features).toEqual({ ...all, role: 'tracker' });
+    expect(answer.capabilities).toEqual({
+      twinSocket: { supported: true, fdIndex: 0 },
+      writeMultiple: true,
+      dmalog: { version: 1 },
+    });
+  });
+
+  test('is told to nobody else', () => {
+    const { answer, features } = answerVersion(OWN_LIMITS, propose('{}'), all);
+    expect(features).toEqual({ twinSocket: false, writeMultiple: false, dmalog: false, role: 'vmm' });
+    expect(answer.capabilities).toEqual({});
+  });
+
+  test('is not told when the client says that it cannot', () => {
+    const json = '{"capabilities":{"twin_socket":{"supported":false},"write_multiple":false}}';
+    expect(answerVersion(OWN_LIMITS, propose(json), all).answer.capabilities).toEqual({});
+  });
+
+  test('is not told when the server cannot', () => {
+    const json = '{"capabilities":{"twin_socket":{"supported":true},"write_multiple":true,"dmalog":{"version":1}}}';
+    expect(answerVersion(OWN_LIMITS, propose(json)).answer.capabilities).toEqual({});
+  });
+
+  test('does not make an answer to QEMU larger than what it sent', () => {
+    const { answer, features } = answerVersion(OWN_LIMITS, decodeVersion(versionPayload(QEMU_PROPOSAL, 0, 0)), all);
+    expect(features).toEqual({ twinSocket: false, writeMultiple: true, dmalog: false, role: 'vmm' });
+    expect(encodeVersion(answer).length).toBeLessThanOrEqual(versionPayload(QEMU_PROPOSAL).length);
+  });
+
+  test('has no twin socket for a client that takes no descriptor', () => {
+    const json = '{"capabilities":{"max_msg_fds":0,"twin_socket":{"supported":true}}}';
+    expect(answerVersion(OWN_LIMITS, propose(json), all).features.twinSocket).toBe(false);
+  });
+
+  test('is EINVAL for a tracker where trackers are not served', () => {
+    const json = '{"capabilities":{"dmalog":{"version":1,"role":"tracker"}}}';
+    expect(errnoOf(() => answerVersion(OWN_LIMITS, propose(json)))).toBe('EINVAL');
+  });
+});
+
+describe('what a client may use', () => {
+  const all = { twinSocket: true, writeMultiple: true, dmalog: true };
+  const none = { twinSocket: false, writeMultiple: false, dmalog: false };
+  const answer = (json: string) => decodeVersion(versionPayload(json));
+  const everything =
+    '{"capabilities":{"twin_socket":{"supported":true,"fd_index":3},"write_multiple":true,"dmalog":{"version":1}}}';
+
+  test('is what it proposed and the server answered', () => {
+    expect(acceptFeatures(all, answer(everything))).toEqual({ twinSocket: 3, writeMultiple: true, dmalog: true });
+    const nothing = { twinSocket: undefined, writeMultiple: false, dmalog: false };
+    expect(acceptFeatures(all, answer('{}'))).toEqual(nothing);
+    expect(acceptFeatures(all, decodeVersion(versionPayload()))).toEqual(nothing);
+    expect(acceptFeatures(all, answer('{"capabilities":{"twin_socket":{"supported":false,"fd_index":0}}}'))).toEqual(
+      nothing,
+    );
+  });
+
+  test('is nothing that it did not propose', () => {
+    const json = '{"capabilities":{"write_multiple":true,"dmalog":{"version":1}}}';
+    expect(acceptFeatures(none, answer(json))).toEqual({ twinSocket: undefined, writeMultiple: false, dmalog: false });
+  });
+
+  test('is no version of the own commands that was not proposed', () => {
+    expect(acceptFeatures(all, answer('{"capabilities":{"dmalog":{"version":2}}}')).dmalog).toBe(false);
+  });
+
+  test('is EINVAL with a twin socket that lacks its descriptor, or that was not proposed', () => {
+    const lacking = answer('{"capabilities":{"twin_socket":{"supported":true}}}');
+    expect(errnoOf(() => acceptFeatures(all, lacking))).toBe('EINVAL');
+    expect(errnoOf(() => acceptFeatures(none, answer(everything)))).toBe('EINVAL');
+  });
+});
+
 describe('a client', () => {
+  test('proposes what it can do, and its role', () => {
+    const features = { twinSocket: true, writeMultiple: true, dmalog: true };
+    const json = Buffer.from(encodeVersion(proposeVersion(OWN_LIMITS, features, 'tracker')).subarray(4)).toString();
+    expect(json).toContain(
+      '"twin_socket":{"supported":true},"write_multiple":true,"dmalog":{"version":1,"role":"tracker"}}}',
+    );
+  });
+
   test('proposes what it takes', () => {
     const json = Buffer.from(encodeVersion(proposeVersion(OWN_LIMITS)).subarray(4)).toString();
     expect(json).toBe(
