@@ -14,6 +14,7 @@ import type { LogPages } from './log-pages.js';
 import { ALL_NAMESPACES, NAMESPACE_ID, type Namespace } from './namespace.js';
 import { AdminOpcode } from './opcodes.js';
 import { CompletionQueue, type QueueSet, SubmissionQueue } from './queues.js';
+import type { NvmeRegisterBlock } from './register-block.js';
 import { MAX_QUEUE_ENTRIES, MAX_TRANSFER_SIZE } from './registers.js';
 import type { Request } from './request.js';
 import { NvmeStatus } from './status.js';
@@ -42,6 +43,7 @@ export interface AdminContext {
   readonly logs: LogPages;
   readonly events: AsyncEvents;
   readonly model: string;
+  readonly registers: NvmeRegisterBlock;
   /** Interrupt vectors that the controller has. */
   readonly vectors: number;
   /** A migration brings the serial number along. */
@@ -134,9 +136,10 @@ export class AdminCommands {
     return NvmeStatus.SUCCESS;
   }
 
-  /** What goes for both kinds of queue: two entries at least, in one piece that begins a memory page. */
+  /** What goes for both kinds of queue: two entries at least, of the sizes that there are, in one piece that begins a memory page. */
   #checkRing(request: Request, size: number): NvmeStatus {
-    if (size < 2 || size > MAX_QUEUE_ENTRIES) return NvmeStatus.INVALID_QUEUE_SIZE;
+    const isSizeRight = size >= 2 && size <= MAX_QUEUE_ENTRIES && this.#context.registers.hasEntrySizes;
+    if (!isSizeRight) return NvmeStatus.INVALID_QUEUE_SIZE;
     if ((request.dword(11) & PHYSICALLY_CONTIGUOUS) === 0) return NvmeStatus.INVALID_FIELD;
     const offset = offsetInPage(request.prp1, this.#context.host.pageSize);
     return offset === 0 ? NvmeStatus.SUCCESS : NvmeStatus.INVALID_PRP_OFFSET;

@@ -30,6 +30,8 @@ export interface EventCompletion {
 export interface AsyncEventsState {
   /** Command ids of the requests that wait, first come first. */
   waiting: number[];
+  /** Command ids of the requests that were aborted, which is not told yet. */
+  aborted: number[];
   /** A bit for each of {@link NvmeEvent} that has happened and was not told. */
   pending: number;
   /** A bit for each event type that is masked. */
@@ -91,17 +93,17 @@ export class AsyncEvents {
 
   /** Forgets requests and events: the controller was reset. */
   reset(): void {
-    this.load({ waiting: [], pending: 0, masked: 0 });
+    this.load({ waiting: [], aborted: [], pending: 0, masked: 0 });
   }
 
   save(): AsyncEventsState {
-    return { waiting: [...this.#waiting], pending: this.#pending, masked: this.#masked };
+    return { waiting: [...this.#waiting], aborted: [...this.#aborted], pending: this.#pending, masked: this.#masked };
   }
 
   /** Takes what {@link AsyncEvents.save} gave and {@link isAsyncEventsState} accepts. */
-  load({ waiting, pending, masked }: AsyncEventsState): void {
+  load({ waiting, aborted, pending, masked }: AsyncEventsState): void {
     this.#waiting = [...waiting];
-    this.#aborted = [];
+    this.#aborted = [...aborted];
     this.#pending = pending;
     this.#masked = masked;
   }

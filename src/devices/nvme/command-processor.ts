@@ -80,6 +80,7 @@ export class CommandProcessor {
   /** No more commands are fetched. */
   disable(): void {
     this.#enabled = false;
+    this.ring();
   }
 
   /** The completions of what is in flight are not written: the queues are about to go. Until the next {@link settle} is done. */
@@ -122,14 +123,14 @@ export class CommandProcessor {
     return new Promise(resolve => this.#whenSettled.push(resolve));
   }
 
-  /** Done when nothing is in flight, and no queue holds a command. */
+  /** Done when nothing is in flight, and no queue holds a command that will be fetched. */
   async idle(): Promise<void> {
     if (!this.#isIdle) await new Promise<void>(resolve => this.#whenIdle.push(resolve));
   }
 
   get #isIdle(): boolean {
-    const isQueued = this.#queues.submission.some(queue => queue !== undefined && queue.head !== queue.tail);
-    return this.#inFlight === 0 && !isQueued && !this.#isTurnDue;
+    if (this.#inFlight > 0 || this.#isTurnDue) return false;
+    return !this.#enabled || this.#queues.submission.every(queue => queue === undefined || queue.head === queue.tail);
   }
 
   get #mayFetch(): boolean {

@@ -5,6 +5,7 @@ import { VfioError, viewOf } from '../../uapi/index.js';
 import { AdminCommands, type Outcome } from './admin-commands.js';
 import { type AsyncEvent, AsyncEvents, NvmeEvent } from './async-events.js';
 import { CommandProcessor } from './command-processor.js';
+import { type ControllerParts, decodeState, encodeState, stateSize } from './controller-state.js';
 import type { Disk } from './disk.js';
 import { ErrorLog } from './error-log.js';
 import { Features } from './features.js';
@@ -75,7 +76,9 @@ export class NvmeController extends PciDevice {
   readonly #admin: AdminCommands;
   readonly #nvm: NvmCommands;
   readonly #processor: CommandProcessor;
+  readonly #vectors: number;
   #serial: string;
+  #isResetting = false;
   /** Disabling or shutting down, while that waits for something. Never rejects. */
   #transition: Promise<void> | undefined;
 
@@ -97,6 +100,7 @@ export class NvmeController extends PciDevice {
     const namespace = new Namespace(disk, blockSize);
     this.#namespace = namespace;
     this.#serial = serial;
+    this.#vectors = vectors;
     this.#queues = new QueueSet(queues);
     this.#features = new Features(queues, vectors);
     this.#nvm = new NvmCommands(namespace, this.#host, this.#features, this.#statistics);
@@ -104,6 +108,7 @@ export class NvmeController extends PciDevice {
       namespace,
       vectors,
       model,
+      registers: this.#registers,
       queues: this.#queues,
       host: this.#host,
       features: this.#features,
@@ -340,6 +345,15 @@ export class NvmeController extends PciDevice {
     this.#transition = transition;
   }
 
+  override async reset(): Promise<void> {
+    this.#isResetting = true;
+    try {
+      await super.reset();
+    } finally {
+      this.#isResetting = false;
+    }
+  }
+
   protected override onReset(): void {
     this.#registers.reset();
     this.#forget();
@@ -349,10 +363,56 @@ export class NvmeController extends PciDevice {
     this.#processor.start();
   }
 
+  /** Whoever gets the disk next must find there all that was written, although the guest may never have asked for that: migration is no power loss. */
   protected override async onQuiesce(): Promise<void> {
     this.#processor.stop();
     await this.#transition;
     await this.#processor.settle();
+    if (this.#isResetting) return;
+    const status = await this.#namespace.flush();
+    if (status === NvmeStatus.SUCCESS) return;
+    throw new VfioError('EIO', {
+      operation: 'MIG_DEVICE_STATE',
+      message: 'what was written could not be made durable',
+    });
+  }
+
+  get #parts(): ControllerParts {
+    return {
+      namespace: this.#namespace,
+      serial: this.#serial,
+      registers: this.#registers,
+      features: this.#features.save(),
+      events: this.#events.save(),
+      errors: this.#errors.save(),
+      statistics: this.#statistics,
+      queues: this.#queues,
+    };
+  }
+
+  protected override saveState(): Uint8Array {
+    return encodeState(this.#parts);
+  }
+
+  protected override stateSize(): number {
+    return stateSize(this.#parts);
+  }
+
+  protected override loadState(bytes: Uint8Array): void {
+    const target = { namespace: this.#namespace, features: this.#features, queues: this.#queues };
+    const state = decodeState(bytes, target, this.#vectors);
+    // Nothing fails from here on.
+    this.#serial = state.serial;
+    this.#registers.bytes.set(state.registers.bytes);
+    this.#features.load(state.features);
+    this.#events.load(state.events);
+    this.#errors.load(state.errors);
+    Object.assign(this.#statistics, state.statistics);
+    this.#queues.replace(state.queues);
+    this.#host.pageSize = this.#registers.pageSize;
+    state.putContent();
+    if (this.#registers.isReady && !this.#registers.isShutDown) this.#processor.enable();
+    else this.#processor.disable();
   }
 }
 

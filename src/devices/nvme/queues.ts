@@ -148,6 +148,14 @@ export class QueueSet {
     return false;
   }
 
+  /** Takes the queues of another set of the same size. */
+  replace(other: QueueSet): void {
+    for (let id = 0; id < this.submission.length; id++) {
+      this.submission[id] = other.submission[id];
+      this.completion[id] = other.completion[id];
+    }
+  }
+
   clear(): void {
     this.submission.fill(undefined);
     this.completion.fill(undefined);

@@ -40,8 +40,9 @@ export class NvmeRegisterBlock {
     this.#view.setUint32(register, value, true);
   }
 
-  /** Writes AQA or a half of ASQ or ACQ. */
+  /** Writes AQA or a half of ASQ or ACQ; without effect while the controller is enabled. */
   writeAdminQueue(register: number, value: number): void {
+    if (this.isEnabled) return;
     if (register === NvmeRegister.AQA) this.#setU32(register, value & ADMIN_QUEUE_MASK);
     else this.#setU32(register, register % 8 === 0 ? value & ADDRESS_LOW_MASK : value);
   }
@@ -60,8 +61,11 @@ export class NvmeRegisterBlock {
     return this.#u32(NvmeRegister.CC);
   }
 
+  /** What must not change while the controller is enabled, and stays so, does not. */
   set configuration(value: number) {
-    this.#setU32(NvmeRegister.CC, value & ControllerConfiguration.WRITABLE);
+    const { ENABLE, WRITABLE, WRITABLE_ENABLED } = ControllerConfiguration;
+    const writable = this.isEnabled && (value & ENABLE) !== 0 ? WRITABLE_ENABLED : WRITABLE;
+    this.#setU32(NvmeRegister.CC, (this.configuration & WRITABLE & ~writable) | (value & writable));
   }
 
   get status(): number {
@@ -76,8 +80,19 @@ export class NvmeRegisterBlock {
     return (this.configuration & ControllerConfiguration.ENABLE) !== 0;
   }
 
+  /** Whether commands are taken. */
   get isReady(): boolean {
     return (this.status & (ControllerStatus.READY | ControllerStatus.FATAL)) === ControllerStatus.READY;
+  }
+
+  /** Whether there are queues: from enabling to the end of disabling. */
+  get hasQueues(): boolean {
+    return (this.status & ControllerStatus.READY) !== 0;
+  }
+
+  /** Whether a shutdown has begun, and may be over. */
+  get isShutDown(): boolean {
+    return (this.status & ControllerStatus.SHUTDOWN_MASK) !== 0;
   }
 
   /** Whether a shutdown was asked for. */
@@ -137,5 +152,34 @@ export class NvmeRegisterBlock {
 
   #isPageAligned(register: number): boolean {
     return this.#u32(register) % this.pageSize === 0;
+  }
+
+  /**
+   * Takes the bytes of another controller's registers.
+   * @returns false, with nothing changed, for what no stopped controller has
+   */
+  load(bytes: Uint8Array): boolean {
+    const other = new NvmeRegisterBlock();
+    const view = viewOf(bytes);
+    const { INTMS, INTMC, CC, CSTS, AQA, ASQ, ACQ } = NvmeRegister;
+    for (const register of [AQA, ASQ, ASQ + 4, ACQ, ACQ + 4]) {
+      other.writeAdminQueue(register, view.getUint32(register, true));
+    }
+    other.interruptMask = view.getUint32(INTMS, true);
+    other.configuration = view.getUint32(CC, true);
+    other.status = view.getUint32(CSTS, true);
+    const isSame = view.getUint32(INTMC, true) === other.interruptMask && Buffer.compare(other.bytes, bytes) === 0;
+    if (!isSame || !other.#isAtRest) return false;
+    this.bytes.set(bytes);
+    return true;
+  }
+
+  /** Whether status and configuration fit together while nothing is under way. */
+  get #isAtRest(): boolean {
+    const { READY, FATAL, SHUTDOWN_COMPLETE } = ControllerStatus;
+    const { status } = this;
+    if ((status & ~(READY | FATAL | SHUTDOWN_COMPLETE)) !== 0) return false;
+    if ((status & READY) !== 0) return this.isEnabled && this.canEnable;
+    return this.isEnabled === ((status & FATAL) !== 0);
   }
 }

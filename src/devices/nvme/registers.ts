@@ -57,6 +57,8 @@ export const ControllerConfiguration = {
   ENTRY_MASK: 0xf,
   /** All bits that are not reserved. */
   WRITABLE: 0x00ff_fff1,
+  /** Of these, the ones that may change while the controller is enabled: not command set, page size and arbitration. */
+  WRITABLE_ENABLED: 0x00ff_c001,
 } as const;
 
 /** CSTS bits (section 3.1.6). */
@@ -74,7 +76,9 @@ export const SUBMISSION_ENTRY_SIZE = 64;
 export const COMPLETION_ENTRY_SIZE = 16;
 /** Most entries of an I/O queue. CAP.MQES says one less. */
 export const MAX_QUEUE_ENTRIES = 1024;
-/** Smallest and largest CC.MPS: memory pages of 4 to 64 KiB. */
+/** Most entries of an admin queue: AQA has 12 bits for one less. */
+export const MAX_ADMIN_QUEUE_ENTRIES = 4096;
+/** Largest CC.MPS, smallest 0: memory pages of 4 to 64 KiB. */
 export const MAX_PAGE_SIZE_EXPONENT = 4;
 /** Most bytes of one command's data, as a power of two of the smallest memory page (identify's MDTS): 512 KiB. */
 export const MAX_TRANSFER_EXPONENT = 7;
