@@ -1,7 +1,10 @@
-import { MemoryDisk } from '../../../src/devices/nvme/index.js';
+import type { Disk } from '../../../src/devices/nvme/index.js';
 
-/** A disk in memory whose reads and writes can be held back, or fail. */
-export class HeldDisk extends MemoryDisk {
+/** A disk in memory whose accesses can be held back, or fail. */
+export class HeldDisk implements Disk {
+  readonly readOnly = false;
+  readonly bytes: Uint8Array;
+  readonly content: Uint8Array | undefined;
   /** While set, accesses wait for {@link HeldDisk.release}. */
   held = false;
   /** While set, accesses fail with it: `'throw'` at once, `'reject'` later. */
@@ -14,11 +17,14 @@ export class HeldDisk extends MemoryDisk {
   readonly readOffsets: number[] = [];
   #waiting: (() => void)[] = [];
 
-  /** A disk whose content does not migrate. */
-  static elsewhere(size: number): HeldDisk {
-    const disk = new HeldDisk(size);
-    Object.defineProperty(disk, 'content', { value: undefined });
-    return disk;
+  /** @param where whether the content migrates with the controller, or is elsewhere */
+  constructor(size: number, where: 'here' | 'elsewhere' = 'here') {
+    this.bytes = new Uint8Array(size);
+    this.content = where === 'here' ? this.bytes : undefined;
+  }
+
+  get size(): number {
+    return this.bytes.length;
   }
 
   /** How many accesses wait. */
@@ -31,29 +37,40 @@ export class HeldDisk extends MemoryDisk {
     for (const resolve of this.#waiting.splice(0)) resolve();
   }
 
-  override read(offset: number, into: Uint8Array): void | Promise<void> {
+  read(offset: number, into: Uint8Array): void | Promise<void> {
     this.readOffsets.push(offset);
-    return this.#access('read', () => super.read(offset, into));
+    return this.#access('read', () => into.set(this.bytes.subarray(offset, offset + into.length)));
   }
 
-  override write(offset: number, from: Uint8Array): void | Promise<void> {
-    return this.#access('write', () => super.write(offset, from));
+  write(offset: number, from: Uint8Array): void | Promise<void> {
+    return this.#access('write', () => this.bytes.set(from, offset));
   }
 
-  override zero(offset: number, length: number): void | Promise<void> {
-    return this.#access('zero', () => super.zero(offset, length));
+  zero(offset: number, length: number): void | Promise<void> {
+    return this.#access('zero', () => this.bytes.fill(0, offset, offset + length));
   }
 
-  override flush(): void | Promise<void> {
+  trim(offset: number, length: number): void | Promise<void> {
+    return this.#access('trim', () => this.bytes.fill(0, offset, offset + length));
+  }
+
+  flush(): void | Promise<void> {
     this.flushes++;
     return this.#access('flush', () => {});
   }
 
-  #access(kind: string, act: () => void): void | Promise<void> {
+  close(): void {}
+
+  #access(kind: string, act: () => unknown): void | Promise<void> {
     this.accesses.push(kind);
     if (this.failure?.how === 'throw') throw this.failure.error;
     if (this.failure !== undefined) return Promise.reject(this.failure.error);
-    if (!this.held) return act();
-    return new Promise<void>(resolve => this.#waiting.push(resolve)).then(act);
+    if (this.held) {
+      return new Promise<void>(resolve => this.#waiting.push(resolve)).then(() => {
+        act();
+      });
+    }
+    act();
+    return undefined;
   }
 }

@@ -118,7 +118,7 @@ describe('enabling', () => {
       host.enable(exponent);
       await host.createQueues(1, 4);
       const pageSize = 4096 << exponent;
-      disk.content.fill(0x40 + exponent);
+      disk.bytes.fill(0x40 + exponent);
       const prps = { prp1: FREE_AREA + pageSize - 512, prp2: FREE_AREA + 4 * pageSize };
       requireSuccess(await host.submit(1, { ...READ, ...prps, dwords: [0, 0, 3] }));
       const [first, second] = [host.memory.read(prps.prp1, 512), host.memory.read(prps.prp2, 1536)];
@@ -143,7 +143,7 @@ describe('disabling', () => {
   test('is over when nothing is in flight any more: no byte is written afterwards', async () => {
     await host.start();
     disk.held = true;
-    disk.content.fill(0x55);
+    disk.bytes.fill(0x55);
     void host.submit(1, READ);
     await until(() => disk.waiting === 1);
     host.write32(CC, 0);

@@ -54,10 +54,10 @@ describe('a command that cannot be is refused, and changes neither disk nor memo
     ['a second page that begins inside one', { opcode: 1, prp2: DATA + 4, dwords: [0, 0, 15] }, 'INVALID_PRP_OFFSET'],
     ['a list that begins inside an entry', { opcode: 1, prp2: LIST + 4, dwords: [0, 0, 31] }, 'INVALID_PRP_OFFSET'],
   ])('%s', async (_, command, status) => {
-    disk.content.fill(0x11);
+    disk.bytes.fill(0x11);
     host.memory.write(DATA, new Uint8Array(0x10000).fill(0x22));
     expect(await io(command)).toMatchObject({ status, doNotRetry: true, more: true });
-    expect(disk.content.every(byte => byte === 0x11)).toBe(true);
+    expect(disk.bytes.every(byte => byte === 0x11)).toBe(true);
     expect(host.memory.read(DATA, 0x10000).every(byte => byte === 0x22)).toBe(true);
     expect(host.controller.statistics).toMatchObject({ errors: 1, readCommands: 0, writeCommands: 0, mediaErrors: 0 });
   });
@@ -95,15 +95,15 @@ describe('data that cannot be moved is a data transfer error', () => {
         more: true,
       });
     }
-    expect(disk.content.every(byte => byte === 0)).toBe(true);
+    expect(disk.bytes.every(byte => byte === 0)).toBe(true);
     requireSuccess(await read(0));
   });
 
   test('a write whose data cannot be read leaves the disk as it was', async () => {
-    disk.content.fill(0x11);
+    disk.bytes.fill(0x11);
     const { status } = await io({ opcode: 1, prp2: OUTSIDE, dwords: [0, 0, 15] });
     expect(status).toBe('DATA_TRANSFER_ERROR');
-    expect(disk.content.every(byte => byte === 0x11)).toBe(true);
+    expect(disk.bytes.every(byte => byte === 0x11)).toBe(true);
   });
 
   test('so are the ranges of a deallocation', async () => {
@@ -169,10 +169,10 @@ describe('what a command does besides', () => {
   });
 
   test('zeroes may be longer than a transfer', async () => {
-    disk.content.fill(0x11);
+    disk.bytes.fill(0x11);
     requireSuccess(await io({ opcode: 8, dwords: [1, 0, 2999] }));
-    expect(disk.content.subarray(512, 3001 * 512).every(byte => byte === 0)).toBe(true);
-    expect([disk.content[511], disk.content[3001 * 512]]).toEqual([0x11, 0x11]);
+    expect(disk.bytes.subarray(512, 3001 * 512).every(byte => byte === 0)).toBe(true);
+    expect([disk.bytes[511], disk.bytes[3001 * 512]]).toEqual([0x11, 0x11]);
   });
 
   test('a deallocation touches its ranges and nothing else, and none if one of them does not exist', async () => {
@@ -185,11 +185,11 @@ describe('what a command does besides', () => {
       host.memory.write(DATA, bytes);
       return io({ opcode: 9, dwords: [list.length - 1, 4] });
     };
-    disk.content.fill(0x11);
+    disk.bytes.fill(0x11);
     expect((await ranges([0, 4], [BLOCKS, 1])).status).toBe('LBA_OUT_OF_RANGE');
-    expect(disk.content.every(byte => byte === 0x11)).toBe(true);
+    expect(disk.bytes.every(byte => byte === 0x11)).toBe(true);
     requireSuccess(await ranges([0, 4], [10, 0], [BLOCKS - 1, 1]));
-    const isZero = (block: number) => disk.content.subarray(block * 512, block * 512 + 512).every(byte => byte === 0);
+    const isZero = (block: number) => disk.bytes.subarray(block * 512, block * 512 + 512).every(byte => byte === 0);
     expect([0, 3, 4, 10, BLOCKS - 2, BLOCKS - 1].map(isZero)).toEqual([true, true, false, false, false, true]);
     host.memory.write(DATA, new Uint8Array(16).fill(0));
     requireSuccess(await io({ opcode: 9, dwords: [0, 3] }));
@@ -199,7 +199,7 @@ describe('what a command does besides', () => {
     host.memory.write(DATA, new Uint8Array(4096).fill(0x33));
     requireSuccess(await write(0, 8));
     requireSuccess(await io({ opcode: 5, dwords: [0, 0, 7] }));
-    disk.content[4095] = 0;
+    disk.bytes[4095] = 0;
     expect(await io({ opcode: 5, dwords: [0, 0, 7] })).toMatchObject({ status: 'COMPARE_FAILURE', doNotRetry: true });
   });
 
