@@ -24,7 +24,7 @@ import { isRetryable, NvmeStatus, STATUS_DO_NOT_RETRY, STATUS_MORE } from './sta
 
 /** Most commands that one turn fetches. */
 const COMMANDS_PER_TURN = 64;
-/** Most commands that are fetched and not completed, event requests left out. Each may hold a buffer of the largest transfer. */
+/** Most commands that are fetched and not completed, waiting event requests left out. Each may hold a buffer of the largest transfer. */
 const MAX_IN_FLIGHT = 64;
 
 /** What the processor asks of the controller. */
@@ -117,10 +117,11 @@ export class CommandProcessor {
     setImmediate(() => this.#turn());
   }
 
-  /** Done when nothing is in flight. */
+  /** Done when nothing is in flight, interrupts included: what has completed by then has been told. */
   settle(): MaybePromise<void> {
-    if (this.#inFlight === 0) return undefined;
-    return new Promise(resolve => this.#whenSettled.push(resolve));
+    if (this.#inFlight > 0) return new Promise(resolve => this.#whenSettled.push(resolve));
+    this.#signal();
+    return undefined;
   }
 
   /** Done when nothing is in flight, and no queue holds a command that will be fetched. */
@@ -244,10 +245,15 @@ export class CommandProcessor {
     this.#free.push(request);
     queue.completions.reserved--;
     queue.inFlight--;
-    this.#inFlight--;
     if (queue.inFlight === 0) queue.onIdle?.();
+    this.#landed();
+  }
+
+  #landed(): void {
+    this.#inFlight--;
     if (this.#inFlight === 0) {
       this.#discarding = false;
+      if (this.#whenSettled.length > 0) this.#signal();
       for (const resolve of this.#whenSettled.splice(0)) resolve();
     }
     this.ring();
@@ -258,7 +264,10 @@ export class CommandProcessor {
     while (queue !== undefined && queue.completions.room > 0) {
       const event = this.#hooks.nextEvent();
       if (event === undefined) return;
-      void this.#complete(new Uint8Array(COMPLETION_ENTRY_SIZE), queue, event);
+      const written = this.#complete(new Uint8Array(COMPLETION_ENTRY_SIZE), queue, event);
+      if (written === undefined) continue;
+      this.#inFlight++;
+      void written.then(() => this.#landed());
     }
   }
 
@@ -285,7 +294,6 @@ export class CommandProcessor {
     try {
       await written;
       completions.signalDue = true;
-      this.ring();
     } catch {
       this.#hooks.fail();
     }

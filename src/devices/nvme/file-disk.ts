@@ -18,6 +18,9 @@ export class FileDisk implements Disk {
   readonly content = undefined;
   readonly #file: FileHandle;
   #closed = false;
+  /** Calls under way. */
+  #underWay = 0;
+  #whenAtRest: (() => void) | undefined;
 
   private constructor(file: FileHandle, size: number, readOnly: boolean) {
     this.#file = file;
@@ -61,19 +64,15 @@ export class FileDisk implements Disk {
   }
 
   read(offset: number, into: Uint8Array): Promise<void> {
-    const { fd } = this.#file;
-    return wholly(into, offset, 'read', (bytes, position, done) => read(fd, bytes, 0, bytes.length, position, done));
+    return this.#wholly('read', into, offset, (fd, bytes, at, done) => read(fd, bytes, 0, bytes.length, at, done));
   }
 
   write(offset: number, from: Uint8Array): Promise<void> {
-    const { fd } = this.#file;
-    return wholly(from, offset, 'write', (bytes, position, done) => write(fd, bytes, 0, bytes.length, position, done));
+    return this.#wholly('write', from, offset, (fd, bytes, at, done) => write(fd, bytes, 0, bytes.length, at, done));
   }
 
   flush(): Promise<void> {
-    return new Promise((resolve, reject) => {
-      fdatasync(this.#file.fd, error => (error === null ? resolve() : reject(error)));
-    });
+    return this.#call('flush', (fd, done) => fdatasync(fd, done));
   }
 
   async zero(offset: number, length: number): Promise<void> {
@@ -84,29 +83,51 @@ export class FileDisk implements Disk {
   /** Keeps the bytes: Node has no call that punches a hole into a file, and to write zeros would make a sparse file grow. */
   trim(): void {}
 
+  /** Waits for what is under way: the system gives a descriptor's number to the next file that is opened. */
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
+    if (this.#underWay > 0) {
+      await new Promise<void>(resolve => {
+        this.#whenAtRest = resolve;
+      });
+    }
     await this.#file.close();
+  }
+
+  /** Repeats a call that may move less than it was asked to, until all of `bytes` has moved. */
+  #wholly(operation: string, bytes: Uint8Array, position: number, call: Transfer): Promise<void> {
+    return this.#call(operation, (fd, done) => {
+      const next = (rest: Uint8Array, at: number): void =>
+        call(fd, rest, at, (error, count) => {
+          if (error !== null || count === rest.length) done(error);
+          else if (count > 0) next(rest.subarray(count), at + count);
+          else done(new VfioError('EIO', { operation, message: `nothing at byte ${at} of the file` }));
+        });
+      next(bytes, position);
+    });
+  }
+
+  #call(operation: string, call: (fd: number, done: (error: Error | null) => void) => void): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (this.#closed) throw new VfioError('EBADF', { operation, message: 'the disk is closed' });
+      this.#underWay++;
+      call(this.#file.fd, error => {
+        this.#underWay--;
+        if (this.#underWay === 0) this.#whenAtRest?.();
+        if (error === null) resolve();
+        else reject(error);
+      });
+    });
   }
 }
 
-type Call = (bytes: Uint8Array, position: number, done: (error: Error | null, count: number) => void) => void;
-
-/** Repeats a call that may move less than it was asked to, until all of `bytes` has moved. */
-function wholly(bytes: Uint8Array, position: number, operation: string, call: Call): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const next = (rest: Uint8Array, at: number): void => {
-      call(rest, at, (error, count) => {
-        if (error !== null) reject(error);
-        else if (count === rest.length) resolve();
-        else if (count === 0) reject(new VfioError('EIO', { operation, message: `nothing at byte ${at} of the file` }));
-        else next(rest.subarray(count), at + count);
-      });
-    };
-    next(bytes, position);
-  });
-}
+type Transfer = (
+  fd: number,
+  bytes: Uint8Array,
+  position: number,
+  done: (error: Error | null, count: number) => void,
+) => void;
 
 async function openOr(path: string, flags: number): Promise<FileHandle> {
   try {

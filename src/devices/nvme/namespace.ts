@@ -59,8 +59,6 @@ function writeFault(error: unknown): NvmeStatus {
     case 'EROFS':
     case 'EPERM':
     case 'EACCES':
-    // The descriptor was opened for reading.
-    case 'EBADF':
       return NvmeStatus.NAMESPACE_WRITE_PROTECTED;
     default:
       return NvmeStatus.WRITE_FAULT;

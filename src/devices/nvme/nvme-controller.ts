@@ -409,6 +409,7 @@ export class NvmeController extends PciDevice {
     this.#errors.load(state.errors);
     Object.assign(this.#statistics, state.statistics);
     this.#queues.replace(state.queues);
+    this.#queues.signalUsed();
     this.#host.pageSize = this.#registers.pageSize;
     state.putContent();
     if (this.#registers.isReady && !this.#registers.isShutDown) this.#processor.enable();

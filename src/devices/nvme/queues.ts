@@ -156,6 +156,16 @@ export class QueueSet {
     }
   }
 
+  /**
+   * Has an interrupt raised for each queue with entries that the host has not consumed: whoever received the one before may be gone. One too many
+   * does no harm.
+   */
+  signalUsed(): void {
+    for (const queue of this.completion) {
+      if (queue !== undefined) queue.signalDue = queue.used > 0;
+    }
+  }
+
   clear(): void {
     this.submission.fill(undefined);
     this.completion.fill(undefined);

@@ -75,6 +75,16 @@ describe('a disk in a file', () => {
     await host.close();
   });
 
+  test('is closed when what is under way has ended, and then takes nothing', async () => {
+    const disk = await FileDisk.open(path);
+    const buffers = Array.from({ length: 50 }, () => new Uint8Array(65536));
+    const reads = buffers.map(bytes => disk.read(0, bytes));
+    await disk.close();
+    await Promise.all(reads);
+    expect(buffers.every(bytes => bytes.every(byte => byte === 7))).toBe(true);
+    await expect(disk.read(0, new Uint8Array(512))).rejects.toMatchObject({ errno: 'EBADF' });
+  });
+
   test('that was closed fails whatever comes', async () => {
     const disk = await FileDisk.open(path);
     const host = new NvmeHost({ disk });

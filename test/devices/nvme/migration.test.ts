@@ -50,7 +50,6 @@ describe('a migration', () => {
         for (let count = 0; count < 5; count++) await turn();
         disk.release();
         host = await moving;
-        host.consumeAll();
       }
       await Promise.all(done);
       expect(host.outstanding).toBe(0);
@@ -105,6 +104,34 @@ describe('a migration', () => {
     destination.consumeAll();
     await Promise.all([...commands, late]);
     expect(destination.outstanding).toBe(0);
+  });
+
+  test('tells of completions once more that the host has not consumed', async () => {
+    const disk = new HeldDisk(SIZE, 'elsewhere');
+    const host = createHost({ disk });
+    await host.start(2);
+    host.consumes = false;
+    const command = host.submit(1, FLUSH);
+    await host.controller.whenIdle();
+    const destination = await move(host, disk);
+    requireSuccess(await command);
+    expect(destination.interrupts).toEqual([undefined, 1]);
+  });
+
+  test('raises no interrupt once the device has stopped', async () => {
+    const disk = new HeldDisk(SIZE, 'elsewhere');
+    const host = createHost({ disk });
+    await host.start();
+    disk.held = true;
+    void host.submit(1, READ);
+    await until(() => disk.waiting === 1);
+    const stopping = host.device.features.setMigrationState(STOP);
+    disk.release();
+    await stopping;
+    const { length } = host.completions;
+    const interrupts = [...host.interrupts];
+    for (let count = 0; count < 10; count++) await turn();
+    expect([host.interrupts, host.completions.length, host.outstanding]).toEqual([interrupts, length, 0]);
   });
 
   test('brings features, serial number, counters, logs and events along', async () => {
