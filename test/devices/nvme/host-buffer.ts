@@ -57,19 +57,13 @@ function writeList(
   return address;
 }
 
-/** The bytes of a buffer. */
-export function readBuffer(buffer: HostBuffer, memory: TestMemory, pageSize: number): Uint8Array {
-  const bytes = new Uint8Array(buffer.length);
-  for (let index = 0; index < buffer.length; index++) {
-    bytes[index] = memory.read(addressOf(buffer, index, pageSize), 1)[0]!;
-  }
-  return bytes;
-}
-
 /** Puts bytes into a buffer. */
 export function fillBuffer(buffer: HostBuffer, bytes: Uint8Array, memory: TestMemory, pageSize: number): void {
-  for (const [index, value] of bytes.entries()) {
-    memory.write(addressOf(buffer, index, pageSize), Uint8Array.of(value));
+  for (let index = 0; index < bytes.length; ) {
+    const address = addressOf(buffer, index, pageSize);
+    const count = pageSize - (address % pageSize);
+    memory.write(address, bytes.subarray(index, index + count));
+    index += count;
   }
 }
 
@@ -77,8 +71,9 @@ export function fillBuffer(buffer: HostBuffer, bytes: Uint8Array, memory: TestMe
  * Any buffer of `length` bytes in slice `slice` of `slices` of the free memory. Its pages are in any order; now and then some follow each other.
  */
 export function anyBuffer(length: number, pageSize: number, slice: number, slices: number): fc.Arbitrary<HostBuffer> {
-  const sliceSize = Math.floor((MEMORY_SIZE - FREE_AREA) / slices / pageSize) * pageSize;
-  const start = FREE_AREA + slice * sliceSize;
+  const most = Math.floor((MEMORY_SIZE - FREE_AREA) / slices / pageSize);
+  const sliceSize = Math.min(most, 2 * Math.ceil(length / pageSize) + 16) * pageSize;
+  const start = FREE_AREA + slice * most * pageSize;
   const places = Array.from({ length: sliceSize / pageSize }, (_, index) => start + index * pageSize);
   const needed = Math.ceil(length / pageSize) + 1;
   return fc

@@ -145,7 +145,7 @@ describe('reads, writes, compares, zeroes and flushes from several queues agains
         disk.content.set(patterned());
         await runPlan(plan, disk, async () => disk.content.slice(), false);
       }),
-      { numRuns: 60 },
+      { numRuns: 50 },
     );
   });
 
