@@ -180,13 +180,15 @@ export class CommandProcessor {
     this.#inFlight++;
     queue.inFlight++;
     queue.completions.reserved++;
+    let fetched: MaybePromise<void>;
     try {
-      const fetched = this.#dma.read(queue.nextAddress(), request.entry);
-      if (fetched === undefined) this.#execute(request);
-      else void this.#executeLater(request, fetched);
+      fetched = this.#dma.read(queue.nextAddress(), request.entry);
     } catch {
       this.#failFetch(request);
+      return;
     }
+    if (fetched === undefined) this.#execute(request);
+    else void this.#executeLater(request, fetched);
   }
 
   async #executeLater(request: Request, fetched: Promise<void>): Promise<void> {
