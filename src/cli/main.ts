@@ -4,7 +4,7 @@ import { Command, CommanderError } from 'commander';
 import { asVfioError } from '../uapi/index.js';
 import { colorsFor } from './colors.js';
 import { demoCommand } from './demo/demo-command.js';
-import { deviceCommand } from './device-command.js';
+import { deviceCommand } from './device/device-command.js';
 import { ExitCode } from './exit-code.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
@@ -22,6 +22,7 @@ Examples:
   $ dmalog demo                                          a live migration on this machine, proven
   $ dmalog demo --no-log                                 the same without DMA logging: what gets lost
   $ dmalog device dma-engine --socket /run/engine.sock   a device for a VMM or a test
+  $ dmalog device nvme --file disk.img --socket /run/disk.sock
 
 Exit codes: 0 done, 1 failure, 2 usage, 3 did not converge, 4 a check failed,
 5 migration failed and the source runs on, 130 interrupted.`,

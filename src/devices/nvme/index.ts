@@ -1,0 +1,8 @@
+/** An NVMe 1.4 controller with one namespace, on a file or in memory. @module */
+export * from './disk.js';
+export * from './file-disk.js';
+export * from './memory-disk.js';
+export * from './nvme-controller.js';
+export * from './registers.js';
+export * from './statistics.js';
+export * from './status.js';
