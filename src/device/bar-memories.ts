@@ -4,7 +4,8 @@ import type { BarSpec } from './pci-config-space.js';
 
 /** The mappable memory of all of a device's BARs, as one thing to reset, save and load. */
 export class BarMemories {
-  readonly #byBar = new Map<number, BarMemory>();
+  /** By BAR; most have none. */
+  readonly #byBar: (BarMemory | undefined)[] = [];
 
   /**
    * @param name of the device
@@ -13,7 +14,7 @@ export class BarMemories {
   constructor(name: string, bars: readonly BarSpec[]) {
     try {
       for (const { index, size, mappable } of bars) {
-        if (mappable !== undefined) this.#byBar.set(index, new BarMemory(`${name}-bar${index}`, size, mappable));
+        if (mappable !== undefined) this.#byBar[index] = new BarMemory(`${name}-bar${index}`, size, mappable);
       }
     } catch (error) {
       this.close();
@@ -23,29 +24,27 @@ export class BarMemories {
 
   /** The memory of one BAR; `undefined` when all of it is registers. */
   find(bar: number): BarMemory | undefined {
-    return this.#byBar.get(bar);
+    return this.#byBar[bar];
   }
 
   /** @throws VfioError EINVAL for a BAR without mappable areas */
   require(bar: number): BarMemory {
-    const memory = this.#byBar.get(bar);
+    const memory = this.#byBar[bar];
     if (memory !== undefined) return memory;
     throw new VfioError('EINVAL', { operation: 'barMemory', field: 'bar', message: `BAR ${bar} has nothing to map` });
   }
 
   /** Bytes of what {@link BarMemories.save} gives. */
   get size(): number {
-    let size = 0;
-    for (const memory of this.#byBar.values()) size += memory.size;
-    return size;
+    return this.#byBar.reduce((sum, memory) => sum + (memory?.size ?? 0), 0);
   }
 
   /** All zeros. */
   reset(): void {
-    for (const memory of this.#byBar.values()) memory.reset();
+    for (const memory of this.#byBar) memory?.reset();
   }
 
-  /** The bytes of all areas of all BARs, in the order in which the device named them. */
+  /** The bytes of all areas of all BARs, in the order of the BARs. */
   save(): Uint8Array {
     const bytes = new Uint8Array(this.size);
     this.#each((memory, from, to) => memory.save(bytes.subarray(from, to)));
@@ -59,7 +58,8 @@ export class BarMemories {
 
   #each(visit: (memory: BarMemory, from: number, to: number) => void): void {
     let from = 0;
-    for (const memory of this.#byBar.values()) {
+    for (const memory of this.#byBar) {
+      if (memory === undefined) continue;
       visit(memory, from, from + memory.size);
       from += memory.size;
     }
@@ -67,6 +67,6 @@ export class BarMemories {
 
   /** Closes all files. A second call does nothing. */
   close(): void {
-    for (const memory of this.#byBar.values()) memory.close();
+    for (const memory of this.#byBar) memory?.close();
   }
 }

@@ -27,6 +27,7 @@ import {
   VfioError,
   viewOf,
 } from '../uapi/index.js';
+import { orBytes } from './or-bytes.js';
 
 /**
  * The one narrow door between host and device: a feature request goes in, its reply comes out. In-process, vfio-user and the kernel each
@@ -244,11 +245,4 @@ export class FeatureClient {
 function chosenPageSize(data: Uint8Array): bigint {
   requireBytes(data, 8, 'DMA_LOGGING_START');
   return viewOf(data).getBigUint64(0, true);
-}
-
-/** ORs little-endian bytes, which need no alignment, into words. */
-function orBytes(words: Uint32Array, bytes: Uint8Array): void {
-  const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
-  const source = new Uint32Array(aligned.buffer, aligned.byteOffset, words.length);
-  orBits(source, 0, words, 0, words.length * 32);
 }

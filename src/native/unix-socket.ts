@@ -90,26 +90,17 @@ export function listen(path: string, options: ListenOptions = {}): UnixListener 
   const { mode = 0o600, backlog = 16 } = options;
   const socket = newSocket();
   try {
-    const inode = isAbstract(path) ? bindAbstract(socket.fd, address) : bindFile(socket.fd, path, address, mode);
+    const isFile = !isAbstract(path);
+    // A socket's own mode is what bind gives the file, less the umask: at no moment is the file more open than asked for.
+    if (isFile) fchmodSync(socket.fd, mode);
+    bindReplacingStale(socket.fd, path, address);
+    // At once: clients wait for the file to be there, and then connect without another look.
     checked('listen', () => libc.listen(socket.fd, backlog));
-    return new UnixListener(path, socket, inode);
+    return new UnixListener(path, socket, isFile ? settleFile(path, mode) : undefined);
   } catch (error) {
     socket.close();
     throw asVfioError(error, 'listen');
   }
-}
-
-/** An abstract name is nobody's file: it ends with its socket, so that there is nothing stale to replace. */
-function bindAbstract(fd: number, address: Uint8Array): undefined {
-  checked('bind', () => libc.bind(fd, address, address.length));
-}
-
-/** Returns the socket file's inode number. */
-function bindFile(fd: number, path: string, address: Uint8Array, mode: number): bigint {
-  // A socket's own mode is what bind gives the file, less the umask: at no moment is the file more open than asked for.
-  fchmodSync(fd, mode);
-  bindReplacingStale(fd, path, address);
-  return settleFile(path, mode);
 }
 
 /** Gives the new socket file the bits that the umask took away; returns its inode number. */
@@ -122,7 +113,8 @@ function settleFile(path: string, mode: number): bigint {
 function bindReplacingStale(fd: number, path: string, address: Uint8Array): void {
   if (libc.bind(fd, address, address.length) === 0) return;
   const errno = lastErrno();
-  if (errno !== ERRNO.EADDRINUSE) throw systemError('bind', path, errno);
+  // An abstract name is nobody's file: it ends with its socket, so that there is nothing stale to replace.
+  if (errno !== ERRNO.EADDRINUSE || isAbstract(path)) throw systemError('bind', path, errno);
   requireStale(path, address);
   unlinkSync(path);
   checked('bind', () => libc.bind(fd, address, address.length));

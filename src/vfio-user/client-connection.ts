@@ -106,18 +106,34 @@ export class ClientConnection {
     fds: readonly number[] = NO_FDS,
     received?: OwnedFd[],
   ): Promise<Uint8Array> {
-    return new Promise((resolve, reject) => {
-      if (this.#ended !== undefined) return reject(this.#overError(operation));
-      if (this.#pending.size === MESSAGE_IDS) {
-        return reject(new VfioError('ENOBUFS', { operation, message: `${MESSAGE_IDS} requests are waiting` }));
-      }
-      const id = this.#freeId();
-      if (fds.length === 0) this.#gather(id, command, payload, false);
-      else this.#sendAlone(encodeCommand(id, command, payload), fds);
-      const deadline = this.#turnTime + this.#options.timeoutMs;
-      this.#pending.set(id, { command, operation, deadline, received, resolve, reject });
-      this.#startTimer(this.#options.timeoutMs);
-    });
+    return new Promise((resolve, reject) =>
+      this.#start({ command, operation, deadline: 0, received, resolve, reject }, payload, fds),
+    );
+  }
+
+  /** {@link ClientConnection.request} for a command whose reply says no more than that it is done. */
+  run(command: number, payload: Uint8Array, operation: string, fds: readonly number[] = NO_FDS): Promise<void> {
+    return new Promise((resolve, reject) =>
+      this.#start(
+        { command, operation, deadline: 0, received: undefined, resolve: () => resolve(), reject },
+        payload,
+        fds,
+      ),
+    );
+  }
+
+  #start(request: PendingRequest, payload: Uint8Array, fds: readonly number[]): void {
+    const { command, operation } = request;
+    if (this.#ended !== undefined) throw this.#overError(operation);
+    if (this.#pending.size === MESSAGE_IDS) {
+      throw new VfioError('ENOBUFS', { operation, message: `${MESSAGE_IDS} requests are waiting` });
+    }
+    const id = this.#freeId();
+    if (fds.length === 0) this.#gather(id, command, payload, false);
+    else this.#sendAlone(encodeCommand(id, command, payload), fds);
+    request.deadline = this.#turnTime + this.#options.timeoutMs;
+    this.#pending.set(id, request);
+    this.#startTimer(this.#options.timeoutMs);
   }
 
   /**

@@ -346,16 +346,21 @@ export class VfioUserClient implements DeviceHandle {
 
   /** More than 32 KiB are written in pieces, one after the other. */
   regionWrite(region: number, offset: number, data: Uint8Array): Promise<void> {
-    if (data.length <= this.#mostRequestData) return this.#writePiece(region, offset, data);
-    return this.#writePieces(region, offset, data);
+    if (data.length > this.#mostRequestData) return this.#writePieces(region, offset, data);
+    // Not `async`, whose promise beside the connection's own would cost as much again.
+    try {
+      return this.#writePiece(region, offset, data);
+    } catch (error) {
+      return Promise.reject(error);
+    }
   }
 
   async #writePieces(region: number, offset: number, data: Uint8Array): Promise<void> {
     for (const { at, piece } of this.#pieces(data)) await this.#writePiece(region, offset + at, piece);
   }
 
-  async #writePiece(region: number, offset: number, data: Uint8Array): Promise<void> {
-    await this.#request(Command.REGION_WRITE, encodeRegionWrite(region, offset, data));
+  #writePiece(region: number, offset: number, data: Uint8Array): Promise<void> {
+    return this.#connection.run(Command.REGION_WRITE, encodeRegionWrite(region, offset, data), 'REGION_WRITE');
   }
 
   /**

@@ -1,6 +1,6 @@
 import type { DeviceDescription, IrqInfo, RegionArea, RegionInfo } from '../device/index.js';
 import { RegionFlag, requireBytes, viewOf } from '../uapi/index.js';
-import { exactNumber, requireArgsz, requireSize } from './payload.js';
+import { exactNumber, requireRequest } from './payload.js';
 import { decodeSparseAreas, encodeSparseAreas, sparseAreasSize } from './region-capabilities.js';
 
 /*
@@ -77,7 +77,7 @@ export function decodeRegionInfoRequest(bytes: Uint8Array): { region: number; ar
 
 /**
  * DEVICE_GET_REGION_INFO's reply. A request whose argsz has no room for the areas gets the structure alone, with the argsz that has, and no
- * descriptor (as Linux's ioctl answers).
+ * descriptor.
  * @param layout of a region that may be mapped
  * @param argsz the request's
  * @returns `withFile`: the file's descriptor goes with the reply
@@ -95,7 +95,9 @@ export function encodeRegionInfo(
   const view = viewOf(payload);
   view.setUint32(0, needed, true);
   const mappable = layout === undefined ? 0 : RegionFlag.MMAP;
-  view.setUint32(4, flags | mappable | (sparse === undefined ? 0 : RegionFlag.CAPS), true);
+  // Only with the areas behind it: QEMU 11.1 refuses a CAPS flag whose offset is 0, which is how Linux answers when there is no room.
+  const capabilities = sparse !== undefined && fits ? RegionFlag.CAPS : 0;
+  view.setUint32(4, flags | mappable | capabilities, true);
   view.setUint32(8, region, true);
   view.setBigUint64(16, BigInt(size), true);
   view.setBigUint64(24, BigInt(layout?.offset ?? 0), true);
@@ -146,11 +148,6 @@ export function decodeIrqInfo(bytes: Uint8Array): IrqInfo {
   requireBytes(bytes, IRQ_INFO_SIZE, 'DEVICE_GET_IRQ_INFO', 'size');
   const view = viewOf(bytes);
   return { flags: view.getUint32(4, true), count: view.getUint32(12, true) };
-}
-
-function requireRequest(bytes: Uint8Array, size: number, operation: string): void {
-  requireSize(bytes, size, operation);
-  requireArgsz(bytes, size, operation);
 }
 
 function encodeWords(...words: readonly number[]): Uint8Array {

@@ -2,7 +2,7 @@ import type { OwnedFd } from '../native/index.js';
 import { VfioError } from '../uapi/index.js';
 import { commandName, NO_BYTES } from './constants.js';
 import { decodeHeader, HEADER_SIZE, type Header } from './header.js';
-import { newBytes } from './new-bytes.js';
+import { copyBytes, newBytes } from './new-bytes.js';
 
 /*
  * Bytes and descriptors, as they come off a socket, to whole messages.
@@ -86,14 +86,14 @@ export class FrameParser {
   #take(bytes: Uint8Array, offset: number): number {
     if (this.#header === undefined) return this.#takeHeader(bytes, offset);
     const count = Math.min(bytes.length - offset, this.#payload.length - this.#payloadFilled);
-    copy(bytes, offset, count, this.#payload, this.#payloadFilled);
+    copyBytes(bytes, offset, count, this.#payload, this.#payloadFilled);
     this.#payloadFilled += count;
     return offset + count;
   }
 
   #takeHeader(bytes: Uint8Array, offset: number): number {
     const count = Math.min(bytes.length - offset, HEADER_SIZE - this.#headerFilled);
-    copy(bytes, offset, count, this.#headerBytes, this.#headerFilled);
+    copyBytes(bytes, offset, count, this.#headerBytes, this.#headerFilled);
     this.#headerFilled += count;
     if (this.#headerFilled === HEADER_SIZE) this.#begin(decodeHeader(this.#headerView));
     return offset + count;
@@ -132,12 +132,4 @@ export class FrameParser {
     this.#fdsLost = false;
     this.#sink.frame(frame);
   }
-}
-
-/** Up to here a loop is quicker than `subarray` and `set`, by half for a header. */
-const LOOP_LIMIT = 32;
-
-function copy(from: Uint8Array, offset: number, count: number, into: Uint8Array, at: number): void {
-  if (count > LOOP_LIMIT) into.set(from.subarray(offset, offset + count), at);
-  else for (let index = 0; index < count; index++) into[at + index] = from[offset + index]!;
 }

@@ -7,4 +7,5 @@ export type { DeviceStatistics } from './extension-messages.js';
 export { OWN_LIMITS, PROTOCOL_LIMITS, type VfioUserLimits } from './limits.js';
 export type { RegionWrite } from './region-messages.js';
 export * from './server.js';
+export type { ClientRole } from './server-session.js';
 export type { BitmapPlace, SharedBitmap, SharedReport } from './shared-bitmap.js';

@@ -1,4 +1,4 @@
-import { VfioError, viewOf } from '../uapi/index.js';
+import { requireBytes, VfioError, viewOf } from '../uapi/index.js';
 
 /*
  * What every structure of the protocol is checked for, on both sides. A reader of a request wants sizes exactly, so that nothing is
@@ -16,6 +16,19 @@ export function requireArgsz(bytes: Uint8Array, least: number, operation: string
   const argsz = viewOf(bytes).getUint32(0, true);
   if (argsz >= least) return;
   throw new VfioError('EINVAL', { operation, field: 'argsz', message: `${argsz}, must be at least ${least}` });
+}
+
+/**
+ * Checks the head of a request whose reply may be longer than it. Some clients (the C reference's) send all of the buffer that the reply goes
+ * into, so a request may be as long as its argsz.
+ * @throws VfioError EINVAL for a payload shorter than `least` or longer than its argsz, or a shorter argsz
+ */
+export function requireRequest(bytes: Uint8Array, least: number, operation: string): void {
+  requireBytes(bytes, least, operation, 'size');
+  requireArgsz(bytes, least, operation);
+  const argsz = viewOf(bytes).getUint32(0, true);
+  if (bytes.length === least || bytes.length <= argsz) return;
+  throw new VfioError('EINVAL', { operation, field: 'size', message: `${bytes.length} bytes, argsz says ${argsz}` });
 }
 
 /** @throws VfioError EINVAL when `flags` has a bit that is not in `known`. */

@@ -1,6 +1,6 @@
 import { requireBytes, VfioError, viewOf } from '../uapi/index.js';
 import { IoFdType } from './constants.js';
-import { exactNumber, requireArgsz, requireOffset, requireSize, requireU32, requireU64 } from './payload.js';
+import { exactNumber, requireOffset, requireRequest, requireU32, requireU64 } from './payload.js';
 
 /*
  * DEVICE_GET_REGION_IO_FDS (vfio-user 0.9.x): u32 argsz · u32 flags 0 · u32 index · u32 count · entries; the request has a count of 0.
@@ -43,8 +43,7 @@ export function encodeRegionIoFdsRequest(region: number, argsz: number): Uint8Ar
 /** The region that is asked for, and most bytes of the reply's payload. @throws VfioError EINVAL */
 export function decodeRegionIoFdsRequest(bytes: Uint8Array): { region: number; argsz: number } {
   const operation = 'DEVICE_GET_REGION_IO_FDS';
-  requireSize(bytes, HEAD_SIZE, operation);
-  requireArgsz(bytes, HEAD_SIZE, operation);
+  requireRequest(bytes, HEAD_SIZE, operation);
   const view = viewOf(bytes);
   if (view.getUint32(4, true) !== 0 || view.getUint32(12, true) !== 0) {
     throw new VfioError('EINVAL', { operation, field: 'flags', message: 'flags and count must be 0' });

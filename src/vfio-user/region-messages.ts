@@ -1,5 +1,5 @@
 import { requireBytes, VfioError, viewOf } from '../uapi/index.js';
-import { newBytes } from './new-bytes.js';
+import { copyBytes, newBytes } from './new-bytes.js';
 import { exactAddress, exactNumber, requireSize, requireU32, writeAddress } from './payload.js';
 
 /*
@@ -45,7 +45,7 @@ export function encodeRegionAccess(access: RegionAccess): Uint8Array {
 export function encodeRegionWrite(region: number, offset: number, data: Uint8Array): Uint8Array {
   const bytes = newBytes(HEAD_SIZE + data.length);
   encodeHead(bytes, { region, offset, count: data.length });
-  bytes.set(data, HEAD_SIZE);
+  copyBytes(data, 0, data.length, bytes, HEAD_SIZE);
   return bytes;
 }
 

@@ -1,5 +1,6 @@
 import { HeaderFlag, MessageType } from './constants.js';
 import { HEADER_SIZE } from './header.js';
+import { copyBytes } from './new-bytes.js';
 
 /*
  * Requests that are made in one turn of the event loop leave in one send: of a pipelined write, the system call is the larger part.
@@ -33,7 +34,7 @@ export class RequestBatch {
     view.setUint32(at + 4, size, true);
     view.setUint32(at + 8, noReply ? MessageType.COMMAND | HeaderFlag.NO_REPLY : MessageType.COMMAND, true);
     view.setUint32(at + 12, 0, true);
-    this.#bytes.set(payload, at + HEADER_SIZE);
+    copyBytes(payload, 0, payload.length, this.#bytes, at + HEADER_SIZE);
     this.#filled = at + size;
     this.#count++;
     return true;

@@ -95,13 +95,13 @@ const trackersCommands: ReadonlySet<number> = new Set<number>([
   Command.MIG_DATA_WRITE,
 ]);
 
-function dmaMap({ device, limits, dmaRequests }: CommandContext, { payload, fds }: Frame): Uint8Array {
+function dmaMap({ device, limits, dmaRequests, reachByMessage }: CommandContext, { payload, fds }: Frame): Uint8Array {
   const { offset, ...region } = decodeDmaMap(payload);
   if (device.dma.map.statistics.regions >= limits.maxDmaMaps) {
     const message = `${limits.maxDmaMaps} regions are mapped`;
     throw new VfioError('ENOSPC', { operation: 'DMA_MAP', field: 'max_dma_maps', message });
   }
-  const file = fds.shift();
+  const file = reachByMessage(region) ? undefined : fds.shift();
   const rights = { read: region.readable, write: region.writable };
   device.dma.map.map(
     region,

@@ -1,5 +1,5 @@
 import type { Device } from '../device/index.js';
-import type { MaybePromise } from '../memory/index.js';
+import type { DmaRegionSpec, MaybePromise } from '../memory/index.js';
 import type { Frame } from './frame-parser.js';
 import type { VfioUserLimits } from './limits.js';
 import type { DmaRequests } from './server-dma-requests.js';
@@ -15,6 +15,8 @@ export interface CommandContext {
   readonly features: AgreedFeatures;
   /** The way to memory that only the client reaches. */
   readonly dmaRequests: DmaRequests;
+  /** See `ServerOptions.reachByMessage`. */
+  reachByMessage(region: DmaRegionSpec): boolean;
   /** Bitmaps that this client has attached. */
   readonly bitmaps: SharedBitmaps;
   /** Shared by all connections of the device. */

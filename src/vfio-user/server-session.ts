@@ -1,5 +1,5 @@
 import type { Device } from '../device/index.js';
-import type { MaybePromise } from '../memory/index.js';
+import type { DmaRegionSpec, MaybePromise } from '../memory/index.js';
 import type { OwnedFd } from '../native/index.js';
 import { asVfioError, ERRNO, VfioError } from '../uapi/index.js';
 import { Command, commandName, MessageType } from './constants.js';
@@ -44,6 +44,7 @@ export interface SessionOptions {
   readonly limits: VfioUserLimits;
   readonly versionTimeoutMs: number;
   readonly dmaTimeoutMs: number;
+  readonly reachByMessage: (region: DmaRegionSpec) => boolean;
   readonly loop: 'shared' | 'dedicated';
   readonly turns: Turns;
   connections(): number;
@@ -241,9 +242,11 @@ export class ServerSession {
     this.#stream.maxPayload = this.#options.limits.maxDataTransfer + STRUCTURE_ROOM;
     this.#context = {
       device: this.#device,
-      limits: agreed,
+      // A client that asks for data has room for it, whatever it said: the C reference's sample says 1 KiB and reads 12.
+      limits: { ...agreed, maxDataTransfer: this.#options.limits.maxDataTransfer },
       features,
       dmaRequests: this.#openDmaRequests(agreed),
+      reachByMessage: this.#options.reachByMessage,
       bitmaps: new SharedBitmaps(),
       turns: this.#options.turns,
       connections: this.#options.connections,

@@ -1,4 +1,5 @@
 import type { Device } from '../device/index.js';
+import type { DmaRegionSpec } from '../memory/index.js';
 import { type AddressOptions, listen, type OwnedFd, type UnixListener, type Watch, watch } from '../native/index.js';
 import type { VfioError } from '../uapi/index.js';
 import type { DeviceStatistics } from './extension-messages.js';
@@ -19,6 +20,11 @@ export interface ServerOptions extends Partial<VfioUserLimits>, AddressOptions {
   versionTimeoutMs?: number;
   /** How long a DMA that only the client can do may take, milliseconds; default 30,000. Then that DMA fails with ETIMEDOUT. */
   dmaTimeoutMs?: number;
+  /**
+   * Whether the device reaches a region by messages although its file came along: to try a client that serves DMA by message, or one that
+   * counts the pages itself. Default: no region.
+   */
+  reachByMessage?: (region: DmaRegionSpec) => boolean;
   /**
    * Who else lives in the device's thread.
    *
@@ -75,6 +81,7 @@ export class VfioUserServer {
       limits,
       versionTimeoutMs: options.versionTimeoutMs ?? 5000,
       dmaTimeoutMs: options.dmaTimeoutMs ?? 30_000,
+      reachByMessage: options.reachByMessage ?? (() => false),
       loop: options.loop ?? 'shared',
       turns: new Turns(),
       connections: () => this.#admission.served,

@@ -52,7 +52,7 @@ describe('a region that may be mapped', () => {
     for (let argsz = 32; argsz < 80; argsz++) {
       const { payload, withFile } = encodeRegionInfo(2, region, { offset: 0, areas }, argsz);
       expect(withFile).toBe(false);
-      expect(payload).toEqual(words(80, READ | WRITE | MMAP | CAPS, 2, 0, 0x8000n, 0n));
+      expect(payload).toEqual(words(80, READ | WRITE | MMAP, 2, 0, 0x8000n, 0n));
       expect(decodeRegionInfo(payload)).toMatchObject({ needed: 80, whole: false, areas: undefined });
     }
   });

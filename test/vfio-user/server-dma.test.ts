@@ -75,6 +75,25 @@ describe('DMA to a region without a file', () => {
     expect(device.dma.statistics).toEqual({ reads: 1, writes: 1, bytesRead: 100, bytesWritten: 100, refused: 0 });
   });
 
+  test('is asked for too where the server is told to, although a file came along, which is closed', async () => {
+    const { device } = await serve(
+      path('told'),
+      { reachByMessage: ({ iova }) => iova === 0x10000n },
+      new StampDevice({ busMaster: 'ignored' }),
+    );
+    const peer = await greeted(path('told'));
+    using file = memoryFile(0x20000);
+    const before = openFdCount();
+    expect(await peer.errno(Command.DMA_MAP, words(32, 3, 0n, 0x10000n, 0x10000n), [file.fd])).toBe(0);
+    expect(await peer.errno(Command.DMA_MAP, words(32, 3, 0x10000n, 0x20000n, 0x10000n), [file.fd])).toBe(0);
+    expect(device.dma.map.regions.map(region => region.backing.kind)).toEqual(['message', 'mapped']);
+    expect(openFdCount()).toBe(before);
+    const writing = device.dma.write(0x10000, pattern(8));
+    expect((await answer(peer, new Uint8Array(0x10000))).command).toBe(Command.DMA_WRITE);
+    await writing;
+    expect(device.dma.write(0x20000, pattern(8))).toBeUndefined();
+  });
+
   test('takes replies to DMA_WRITE of 0, 4, 12 and 16 bytes, and no others', async () => {
     const { device, peer } = await connected('b');
     for (const size of [0, 4, 12, 16, 1, 8, 17]) {
@@ -106,6 +125,9 @@ describe('DMA to a region without a file', () => {
 
   test('is cut to what the client takes in a message', async () => {
     const { device, peer } = await connected('d', {}, '{"capabilities":{"max_data_xfer_size":1024}}');
+    // What the client itself asks for, it has room for.
+    const read = await peer.request(Command.REGION_READ, words(0n, 0, 4096));
+    expect(read.payload.length).toBe(16 + 4096);
     const memory = new Uint8Array(0x10000);
     const writing = device.dma.write(0x10000, pattern(2500));
     const sizes: number[] = [];

@@ -75,13 +75,25 @@ describe('DEVICE_GET_REGION_INFO', () => {
     await serve(path('b'), {}, new MappableDevice());
     const peer = await keeper('b');
     const short = await peer.request(Command.DEVICE_GET_REGION_INFO, regionInfo(32, 2));
-    expect(short.payload).toEqual(words(32 + 16 + 32, 15, 2, 0, 0x8000n, 0n));
+    expect(short.payload).toEqual(words(32 + 16 + 32, 7, 2, 0, 0x8000n, 0n));
     expect(peer.fds.length).toBe(0);
     const whole = await peer.request(Command.DEVICE_GET_REGION_INFO, regionInfo(80, 2));
     expect(whole.payload.subarray(0, 32)).toEqual(words(80, 15, 2, 32, 0x8000n, 0n));
     // The head of the capability (id 1, version 1, no next), the number of areas, and the areas.
     expect(whole.payload.subarray(32)).toEqual(words(0x1_0001, 0, 2, 0, 0x1000n, 0x1000n, 0x4000n, 0x2000n));
     expect(peer.fds.length).toBe(1);
+  });
+
+  test('takes a request that is as long as the reply may be, and none that is longer', async () => {
+    await serve(path('long'), {}, new MappableDevice());
+    const peer = await keeper('long');
+    const request = (bytes: number) => {
+      const payload = new Uint8Array(bytes);
+      payload.set(regionInfo(80, 2));
+      return payload;
+    };
+    expect((await peer.request(Command.DEVICE_GET_REGION_INFO, request(80))).payload.length).toBe(80);
+    expect(await peer.errno(Command.DEVICE_GET_REGION_INFO, request(81))).toBe(EINVAL);
   });
 
   test('is without a file for a client that takes no descriptors', async () => {

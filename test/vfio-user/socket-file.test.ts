@@ -1,9 +1,10 @@
 import { existsSync, statSync, writeFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
-import { openFdCount } from '../../src/native/index.js';
+import { connect, openFdCount } from '../../src/native/index.js';
 import { VfioUserClient, VfioUserServer } from '../../src/vfio-user/index.js';
 import { expectNoFdLeak, temporaryFolder } from '../native/helpers.js';
 import { childProcesses, killed } from './child.js';
+import { Peer } from './peer.js';
 import { rejection, serve } from './served.js';
 import { StampDevice } from './stamp-device.js';
 
@@ -57,9 +58,20 @@ test('with a path that does not fit, or in no folder, is refused', async () => {
   for (const [bad, errno] of [
     ['', 'EINVAL'],
     ['\0abstract', 'EINVAL'],
+    ['@abstract', 'EINVAL'],
     [path('x'.repeat(108)), 'EINVAL'],
     [path('no/folder'), 'ENOENT'],
   ] as const) {
     expect(await rejection(VfioUserServer.listen(new StampDevice(), { path: bad }))).toBe(errno);
   }
+});
+
+test('is none for an abstract name, which is served only when that is asked for', async () => {
+  const name = `@dmalog-${process.pid}`;
+  await serve(name, { abstract: true });
+  expect(existsSync(name)).toBe(false);
+  const peer = new Peer(connect(name, { abstract: true }));
+  expect((await peer.greet()).flags).toBe(1);
+  peer.close();
+  expect(await rejection(VfioUserServer.listen(new StampDevice(), { path: name, abstract: true }))).toBe('EADDRINUSE');
 });

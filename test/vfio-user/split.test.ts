@@ -1,8 +1,12 @@
 import { describe, expect, onTestFinished, test } from 'vitest';
-import { createEventFd, listen, openFdCount, readEventFd } from '../../src/native/index.js';
+import { createEventFd, listen, openFdCount, readEventFd, socketPair } from '../../src/native/index.js';
+import { ERRNO } from '../../src/uapi/index.js';
+import { encodeRegionInfo } from '../../src/vfio-user/device-messages.js';
 import { Command, VfioUserClient } from '../../src/vfio-user/index.js';
+import { encodeRegionIoFds } from '../../src/vfio-user/region-io-fds-messages.js';
 import { expectNoFdLeak, temporaryFolder } from '../native/helpers.js';
 import { message, Peer, QEMU_PROPOSAL, REPLY, until, versionPayload, words } from './peer.js';
+import { answer, rawServer } from './raw-server.js';
 import { memoryFile, serve } from './served.js';
 import { Stamp, stampSettings } from './stamp-device.js';
 
@@ -81,13 +85,37 @@ describe('every reply to a client may be split at every offset', () => {
     ],
   ];
 
+  const agreed = '{"capabilities":{"write_multiple":true,"dmalog":{"version":1}}}';
+  const statistics =
+    '{"dmaMap":{"regions":0,"refused":0},"log":{"active":false,"pageSize":0,"dirtyPages":0,"ranges":0},' +
+    '"dma":{"reads":0,"writes":0,"bytesRead":0,"bytesWritten":0,"refused":0},"connections":1}';
+  calls.push(
+    [
+      'regionWriteMulti',
+      words(2n),
+      client => client.regionWriteMulti([1, 2, 3].map(offset => ({ region: 0, offset, data: words(1) }))),
+      2,
+    ],
+    [
+      'dmaUnmapDirty',
+      words(48, 1, 0n, 0x10000n, 4096n, 8n, 9n),
+      async client => {
+        const bitmap = new Uint32Array(2);
+        await client.dmaUnmapDirty(0n, 0x10000n, 4096n, bitmap);
+        return bitmap;
+      },
+      Uint32Array.of(9, 0),
+    ],
+    ['statistics', new TextEncoder().encode(statistics), client => client.statistics(), JSON.parse(statistics)],
+  );
+
   test.each(calls)('%s', async (_name, payload, call, result) => {
     const listener = listen(path('b'));
     onTestFinished(() => listener.close());
     const connecting = VfioUserClient.connect(path('b'));
     const server = await Peer.accept(listener);
     const hello = await server.reply();
-    await server.sendSplit(message(Command.VERSION, versionPayload('{}'), { id: hello.id, flags: REPLY }), 9);
+    await server.sendSplit(message(Command.VERSION, versionPayload(agreed), { id: hello.id, flags: REPLY }), 9);
     const client = await connecting;
     for (let at = 1; at < 16 + payload.length; at++) {
       const calling = call(client);
@@ -112,6 +140,53 @@ describe('every reply to a client may be split at every offset', () => {
       expect(client.limits.maxMessageFds).toBe(3);
       await client.close();
       server.close();
+    }
+  });
+
+  test('with descriptors: those of a region’s areas, and of its accesses', async () => {
+    const { client, server } = await rawServer(path('d'));
+    const memory = memoryFile(0x8000);
+    const event = createEventFd();
+    onTestFinished(() => event.close());
+    const layout = { offset: 0, areas: [{ offset: 0x1000, size: 0x1000 }] };
+    const info = encodeRegionInfo(0, { flags: 3, size: 0x8000 }, layout, 4096).payload;
+    const entry = { offset: 0, size: 4, fdIndex: 0, type: 0, flags: 0, match: 0n };
+    const accesses = encodeRegionIoFds(0, [entry], 4096).payload;
+    const fds = openFdCount();
+    for (let at = 1; at < 16 + info.length; at++) {
+      const mapping = client.mapRegion(0);
+      const { id, command } = await server.reply();
+      await server.sendSplit(message(command, info, { id, flags: REPLY }), at, [memory.fd]);
+      const [area] = await mapping;
+      area!.close();
+    }
+    for (let at = 1; at < 16 + accesses.length; at++) {
+      const asking = client.getRegionIoFds(0);
+      await answer(server, words(32, 3, 0, 0, 4096n, 0n));
+      const { id, command } = await server.reply();
+      await server.sendSplit(message(command, accesses, { id, flags: REPLY }), at, [event.fd]);
+      const [found] = await asking;
+      found!.file.close();
+    }
+    expect(openFdCount()).toBe(fds);
+  });
+
+  test('VERSION with a twin socket', async () => {
+    const payload = versionPayload('{"capabilities":{"twin_socket":{"supported":true,"fd_index":0}}}');
+    for (let at = 1; at < 16 + payload.length; at++) {
+      const listener = listen(path('e'));
+      const connecting = VfioUserClient.connect(path('e'));
+      const server = await Peer.accept(listener);
+      const { id } = await server.reply();
+      const [mine, theirs] = socketPair();
+      const twin = new Peer(mine);
+      await server.sendSplit(message(Command.VERSION, payload, { id, flags: REPLY }), at, [theirs.fd]);
+      theirs.close();
+      const client = await connecting;
+      await twin.send(message(Command.DMA_READ, words(0n, 8n)));
+      expect((await twin.reply()).errno).toBe(ERRNO.EFAULT);
+      await client.close();
+      for (const end of [twin, server, listener]) end.close();
     }
   });
 });
