@@ -16,7 +16,6 @@ export class GuestShell {
 
   constructor(socket: Socket) {
     this.#socket = socket;
-    socket.on('error', () => {});
     socket.on('close', () => this.#wake());
     socket.on('data', bytes => {
       this.#text += this.#decoder.write(bytes);
@@ -45,7 +44,7 @@ export class GuestShell {
 
   async #result(): Promise<{ text: string; status: string }> {
     for (;;) {
-      const result = new RegExp(`^([^]*?)${MARK}(\\d+)\n`).exec(this.#text);
+      const result = new RegExp(`^([\\s\\S]*?)${MARK}(\\d+)\n`).exec(this.#text);
       if (result !== null) {
         this.#text = this.#text.slice(result[0].length);
         return { text: result[1]!, status: result[2]! };

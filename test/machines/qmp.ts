@@ -25,7 +25,8 @@ export class Qmp {
     this.#socket = socket;
     this.#lines = createInterface({ input: socket });
     this.#lines.on('line', line => this.#take(JSON.parse(line) as QmpLine));
-    socket.on('error', () => {});
+    // readline passes on the socket's errors; what matters of them is that the socket closes.
+    this.#lines.on('error', () => {});
     socket.on('close', () => {
       for (const { reject } of this.#pending.splice(0)) reject(new Error('QEMU has closed its QMP socket'));
     });
