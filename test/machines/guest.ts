@@ -133,7 +133,7 @@ function qemuArguments(parts: MachineParts, options: GuestOptions, memoryMiB: nu
       '-serial',
       'chardev:commands',
     ],
-    ...['-chardev', `socket,id=control,path=${join(folder, 'control')}`, '-mon', 'chardev=control,mode=control'],
+    ...['-qmp', `unix:${join(folder, 'control')}`],
     ...['-kernel', parts.kernel, '-initrd', parts.initrd],
     // The kernel's tests of its ciphers take a third of the boot's time without KVM.
     ...['-append', `console=ttyS0 panic=-1 quiet cryptomgr.notests ${options.kernelArguments ?? ''}`],
