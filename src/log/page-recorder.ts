@@ -64,11 +64,6 @@ export abstract class PageRecorder implements WriteRecorder {
     this.#zero = zero;
     this.#pagesPerByte = pagesPerByte;
   }
-
-  /** Forgets the range. */
-  forget(): void {
-    this.#start = Number.POSITIVE_INFINITY;
-  }
 }
 
 /** The recorder of a bitmap. */
@@ -103,7 +98,7 @@ class ExchangeRecorder extends PageRecorder {
 
   constructor(bitmap: TwoLevelBitmap, intervals: IntervalRecorder) {
     super(intervals);
-    this.#mark = bitmap.memory.kernels.markShared;
+    this.#mark = bitmap.mark;
   }
 
   protected override mark(page: number): void {
@@ -116,7 +111,7 @@ class GenerationsRecorder extends PageRecorder {
 
   constructor(bitmap: TwoLevelBitmap, intervals: IntervalRecorder) {
     super(intervals);
-    this.#mark = bitmap.memory.kernels.markLive;
+    this.#mark = bitmap.mark;
   }
 
   protected override mark(page: number): void {
