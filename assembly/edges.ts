@@ -5,6 +5,9 @@ import { ones } from './words';
  * n is an edge when it differs from bit n - 1, so 64 bits give their edges by one XOR with themselves shifted by one, and
  * each edge costs one count of trailing zeros, whichever way it goes.
  *
+ * Four numbers are written for each word, and what is too much is written over by the next: whether a word has one edge or
+ * three is what no processor guesses. In paired runs that halves the time at 1 and at 10 % dirty.
+ *
  * Worked example: word 0b0111_0010 after a clear bit. XOR 0b1110_0100 is 0b1001_0110: edges 1 2 4 7, the runs [1, 2) and
  * [4, 7).
  *
@@ -38,15 +41,11 @@ export function edges(base: usize, from: u32, limit: u32, open: u32, out: usize,
   let at = base + (bit >> 3);
   const end = base + ((max<u32>(limit, bit) >> 6) << 3);
   while (at < end && next <= full) {
-    const word = load<u64>(at);
-    if ((word | before) !== 0) {
-      const first = <u32>((at - base) << 3);
-      let changes = word ^ ((word << 1) | before);
-      for (; changes !== 0; changes &= changes - 1, next += 4) store<u32>(next, first + <u32>ctz(changes));
+    if (before === 0) at = skipClean(at, end);
+    for (const stop = min<usize>(at + 32, end); at < stop && next <= full; at += 8) {
+      const word = load<u64>(at);
+      next = writePlaces(word ^ ((word << 1) | before), <u32>((at - base) << 3), next);
       before = <u32>(word >> 63);
-      at += 8;
-    } else {
-      at = skipClean(at + 8, end);
     }
   }
   bit = max<u32>(bit, <u32>((at - base) << 3));
@@ -64,12 +63,27 @@ function skipClean(at: usize, end: usize): usize {
   return at;
 }
 
+/** Writes where the bits of `word` stand, `first` being bit 0, and up to three numbers too many. Returns where it ends. */
+function writePlaces(word: u64, first: u32, next: usize): usize {
+  const behind = next + ((<usize>popcnt(word)) << 2);
+  do {
+    store<u32>(next, first + <u32>ctz(word));
+    word &= word - 1;
+    store<u32>(next, first + <u32>ctz(word), 4);
+    word &= word - 1;
+    store<u32>(next, first + <u32>ctz(word), 8);
+    word &= word - 1;
+    store<u32>(next, first + <u32>ctz(word), 12);
+    word &= word - 1;
+    next += 16;
+  } while (next < behind);
+  return behind;
+}
+
 /** The edges among `count` bits of one word, fewer than 64. Returns where the next one goes. */
 function partEdges(base: usize, bit: u32, count: u32, before: u32, next: usize): usize {
   const word = (load<u64>(base + ((bit >> 6) << 3)) >> (bit & 63)) & ones(0, count);
-  let changes = (word ^ ((word << 1) | before)) & ones(0, count);
-  for (; changes !== 0; changes &= changes - 1, next += 4) store<u32>(next, bit + <u32>ctz(changes));
-  return next;
+  return writePlaces((word ^ ((word << 1) | before)) & ones(0, count), bit, next);
 }
 
 /** Writes the numbers of the set bits in `[from, limit)` to `out`, as u32; otherwise as {@link edges}. */
@@ -85,10 +99,10 @@ export function pages(base: usize, from: u32, limit: u32, out: usize, room: u32)
   let at = base + (bit >> 3);
   const end = base + ((max<u32>(limit, bit) >> 6) << 3);
   while (at < end && next <= full) {
-    const first = <u32>((at - base) << 3);
-    let word = load<u64>(at);
-    at = word === 0 ? skipClean(at + 8, end) : at + 8;
-    for (; word !== 0; word &= word - 1, next += 4) store<u32>(next, first + <u32>ctz(word));
+    at = skipClean(at, end);
+    for (const stop = min<usize>(at + 32, end); at < stop && next <= full; at += 8) {
+      next = writePlaces(load<u64>(at), <u32>((at - base) << 3), next);
+    }
   }
   bit = max<u32>(bit, <u32>((at - base) << 3));
   if (at >= end && bit < limit && next <= full) {
@@ -100,7 +114,5 @@ export function pages(base: usize, from: u32, limit: u32, out: usize, room: u32)
 }
 
 function partPages(base: usize, bit: u32, count: u32, next: usize): usize {
-  let word = (load<u64>(base + ((bit >> 6) << 3)) >> (bit & 63)) & ones(0, count);
-  for (; word !== 0; word &= word - 1, next += 4) store<u32>(next, bit + <u32>ctz(word));
-  return next;
+  return writePlaces((load<u64>(base + ((bit >> 6) << 3)) >> (bit & 63)) & ones(0, count), bit, next);
 }

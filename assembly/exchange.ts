@@ -1,6 +1,6 @@
 import { exchangeBlocks } from './blocks';
+import { BLOCK_LOG2, bits, summary } from './layout';
 import { setRangeShared } from './ranges';
-import { BLOCK_LOG2, bits, summary } from './two-level';
 
 /*
  * Any number of writers, one bitmap: writers set bits by atomic OR, a report takes each word that is not 0 by an atomic
@@ -17,7 +17,11 @@ import { BLOCK_LOG2, bits, summary } from './two-level';
  *    before (a) and the bit was set. So the write is not complete, and the next report has it.
  *
  * (2) is done even where the bit is set already. A mere look would come out of the store buffer's order: the bytes could
- * still wait there while the look finds the bit, the report takes it, and (c) copies the page without them.
+ * still wait there while the look finds the bit, the report takes it, and (c) copies the page without them. A list has one
+ * locked instruction before all of its looks instead, so that the bytes of all its pages are out: a look that then finds the
+ * bit comes before the (b) that takes it, and (c) sees them. It still looks at the summary bit, which whoever set the page bit
+ * may not have set yet. Pages that are marked already then take 4 ns and not 9, and looks at four pages together fetch their
+ * words at the same time, which locked instructions do one after the other.
  *
  * Worked example: the writer's OR of page 70 and the report's exchange of word 1 meet. OR first: the exchange gives bit 6
  * and leaves 0. Exchange first: it gives what was there before, and the OR leaves bit 6 for the next report.
@@ -26,6 +30,30 @@ import { BLOCK_LOG2, bits, summary } from './two-level';
 /** Marks one page. */
 export function markShared(page: u32): void {
   atomic.or<u32>(bits + ((page >> 5) << 2), 1 << page);
+  markBlock(page);
+}
+
+/** Marks four pages, behind a fence. */
+export function markFourShared(first: u32, second: u32, third: u32, fourth: u32): void {
+  const at1 = bits + ((first >> 5) << 2);
+  const at2 = bits + ((second >> 5) << 2);
+  const at3 = bits + ((third >> 5) << 2);
+  const at4 = bits + ((fourth >> 5) << 2);
+  const clear1 = ~atomic.load<u32>(at1) & (1 << first);
+  const clear2 = ~atomic.load<u32>(at2) & (1 << second);
+  const clear3 = ~atomic.load<u32>(at3) & (1 << third);
+  const clear4 = ~atomic.load<u32>(at4) & (1 << fourth);
+  if (clear1 !== 0) atomic.or<u32>(at1, clear1);
+  if (clear2 !== 0) atomic.or<u32>(at2, clear2);
+  if (clear3 !== 0) atomic.or<u32>(at3, clear3);
+  if (clear4 !== 0) atomic.or<u32>(at4, clear4);
+  markBlock(first);
+  markBlock(second);
+  markBlock(third);
+  markBlock(fourth);
+}
+
+function markBlock(page: u32): void {
   const block = page >> <u32>BLOCK_LOG2;
   const above = summary + ((block >> 5) << 2);
   const one = (<u32>1) << block;

@@ -1,6 +1,6 @@
 import { moveBlocks } from './blocks';
+import { BLOCK_LOG2, bits, bitsStride, GROUP_LOG2, generations, summary, summaryStride } from './layout';
 import { setRangeShared } from './ranges';
-import { BLOCK_LOG2, bits, bitsStride, GROUP_LOG2, generations, summary, summaryStride } from './two-level';
 
 /*
  * Any number of writers, two bitmaps: writers mark in the live one, a report of a whole group swaps the two and takes the
@@ -27,7 +27,8 @@ import { BLOCK_LOG2, bits, bitsStride, GROUP_LOG2, generations, summary, summary
  *  - Two reports of one log never run at once: its owner reports.
  *
  * (3) sets the summary bit only where a look finds it clear. Within one life of a bitmap it is only set, so it stays set until
- * (b) of its swap, which is after (4).
+ * (b) of its swap, which is after (4). In a list, behind a locked instruction, the same goes for the page bit and (c); what (c)
+ * of an earlier life cleared is clear for all who read the counter of this one, for (a) published it.
  *
  * Worked example: counter 6, bitmap 0 is live. The writer reads 6; the report moves the counter to 7 and takes bitmap 0; the
  * writer's OR lands in bitmap 0, too late. It reads 7, marks in bitmap 1, reads 7: done. The next report moves the counter to
@@ -41,21 +42,63 @@ export function liveOf(group: u64): u32 {
 
 /** Marks one page. */
 export function markLive(page: u32): void {
-  const counter = generations + ((page >> <u32>GROUP_LOG2) << 2);
-  const at = bits + ((page >> 5) << 2);
-  const block = page >> <u32>BLOCK_LOG2;
-  const above = summary + ((block >> 5) << 2);
-  const oneAbove = (<u32>1) << block;
-  let before = atomic.load<u32>(counter);
+  let before = counterOf(page);
   while (true) {
     const live = 0 - (before & 1);
-    atomic.or<u32>(at + (bitsStride & live), 1 << page);
-    const liveAbove = above + (summaryStride & live);
-    if ((atomic.load<u32>(liveAbove) & oneAbove) === 0) atomic.or<u32>(liveAbove, oneAbove);
-    const after = atomic.load<u32>(counter);
+    atomic.or<u32>(pageAt(page, live), 1 << page);
+    markBlock(page, live);
+    const after = counterOf(page);
     if (after === before) return;
     before = after;
   }
+}
+
+/** Marks four pages, behind a fence: each step for all four, and those whose counter moved again. */
+export function markFourLive(first: u32, second: u32, third: u32, fourth: u32): void {
+  const before1 = counterOf(first);
+  const before2 = counterOf(second);
+  const before3 = counterOf(third);
+  const before4 = counterOf(fourth);
+  const live1 = 0 - (before1 & 1);
+  const live2 = 0 - (before2 & 1);
+  const live3 = 0 - (before3 & 1);
+  const live4 = 0 - (before4 & 1);
+  const at1 = pageAt(first, live1);
+  const at2 = pageAt(second, live2);
+  const at3 = pageAt(third, live3);
+  const at4 = pageAt(fourth, live4);
+  const clear1 = ~atomic.load<u32>(at1) & (1 << first);
+  const clear2 = ~atomic.load<u32>(at2) & (1 << second);
+  const clear3 = ~atomic.load<u32>(at3) & (1 << third);
+  const clear4 = ~atomic.load<u32>(at4) & (1 << fourth);
+  if (clear1 !== 0) atomic.or<u32>(at1, clear1);
+  if (clear2 !== 0) atomic.or<u32>(at2, clear2);
+  if (clear3 !== 0) atomic.or<u32>(at3, clear3);
+  if (clear4 !== 0) atomic.or<u32>(at4, clear4);
+  markBlock(first, live1);
+  markBlock(second, live2);
+  markBlock(third, live3);
+  markBlock(fourth, live4);
+  if (counterOf(first) !== before1) markLive(first);
+  if (counterOf(second) !== before2) markLive(second);
+  if (counterOf(third) !== before3) markLive(third);
+  if (counterOf(fourth) !== before4) markLive(fourth);
+}
+
+function counterOf(page: u32): u32 {
+  return atomic.load<u32>(generations + ((page >> <u32>GROUP_LOG2) << 2));
+}
+
+/** `live`: 0, or all ones for generation 1. */
+function pageAt(page: u32, live: u32): usize {
+  return bits + ((page >> 5) << 2) + (bitsStride & live);
+}
+
+function markBlock(page: u32, live: u32): void {
+  const block = page >> <u32>BLOCK_LOG2;
+  const above = summary + ((block >> 5) << 2) + (summaryStride & live);
+  const one = (<u32>1) << block;
+  if ((atomic.load<u32>(above) & one) === 0) atomic.or<u32>(above, one);
 }
 
 /** Marks pages `[first, end)`, group by group. */

@@ -8,17 +8,17 @@ export { count } from './count';
 export { edges, edgesResume, pages } from './edges';
 export { markShared } from './exchange';
 export { markLive } from './generations';
+export { configure } from './layout';
+export { markList } from './lists';
 export { markPlain } from './one-writer';
 export { exchange, or, orShared, readAndClear } from './or';
 export { clearRange, setRange, setRangeShared } from './ranges';
 export {
-  configure,
   countMarked,
   drain,
   drainExpanded,
   drainShrunk,
   isMarked,
-  markList,
   markRange,
   nextMarkedBlock,
 } from './two-level';

@@ -1,6 +1,6 @@
 import { moveBlocks } from './blocks';
+import { BLOCK_LOG2, bits, summary } from './layout';
 import { setRange } from './ranges';
-import { BLOCK_LOG2, bits, summary } from './two-level';
 
 /*
  * One thread writes and reports: plain loads and stores.
@@ -15,6 +15,14 @@ export function markPlain(page: u32): void {
   const marked = load<u32>(above);
   const one = (<u32>1) << block;
   if ((marked & one) === 0) store<u32>(above, marked | one);
+}
+
+/** Marks four pages. */
+export function markFourPlain(first: u32, second: u32, third: u32, fourth: u32): void {
+  markPlain(first);
+  markPlain(second);
+  markPlain(third);
+  markPlain(fourth);
 }
 
 /** Marks pages `[first, end)`. */

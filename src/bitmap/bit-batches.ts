@@ -71,13 +71,15 @@ export class BitBatches {
   fill(offset: number): number {
     const { kernels, numbers } = this.#memory;
     if (this.#place !== undefined) this.#copyPiece(this.#place);
+    // Shared memory is copied bytewise unless both places are equally far from a border of 8 bytes: 4 µs a batch, not 0.3.
+    const out = numbers.byteOffset + offset * 4;
     const count =
       this.#kind === 'edges'
-        ? kernels.edges(this.#base, this.#at, this.#reach, this.#open, numbers.byteOffset, NUMBERS)
-        : kernels.pages(this.#base, this.#at, this.#reach, numbers.byteOffset, NUMBERS);
+        ? kernels.edges(this.#base, this.#at, this.#reach, this.#open, out, NUMBERS)
+        : kernels.pages(this.#base, this.#at, this.#reach, out, NUMBERS);
     this.#at = kernels.edgesResume();
     this.#open = (this.#open + count) & 1;
-    this.numbers.set(count === NUMBERS ? numbers : numbers.subarray(0, count), offset);
+    this.numbers.set(numbers.subarray(offset, offset + count), offset);
     return count;
   }
 

@@ -12,7 +12,7 @@ export const NUMBERS = 1024;
 
 /** What lies below is nobody's: address 0 is no bitmap, and the compiler may put constants there. */
 const NUMBERS_AT = 1024;
-const RESERVED = NUMBERS_AT + NUMBERS * 4;
+const RESERVED = NUMBERS_AT + (NUMBERS + 2) * 4;
 
 /** The memories that this thread made, by their buffers. */
 const made = new WeakMap<ArrayBufferLike, BitmapMemory>();
@@ -27,14 +27,17 @@ export class BitmapMemory {
   readonly memory: WebAssembly.Memory;
   /** The kernels over it; one instance for each `BitmapMemory`. */
   readonly kernels: Kernels;
-  /** Where a kernel puts numbers for its caller, who takes them at once. The thread that made the memory may use it. */
+  /**
+   * Where a kernel puts {@link NUMBERS} numbers for its caller, who takes them at once; room for two more. The thread that made
+   * the memory may use it.
+   */
   readonly numbers: Int32Array;
   #used: number;
 
   private constructor(memory: WebAssembly.Memory, used: number) {
     this.memory = memory;
     this.kernels = instantiateKernels(memory);
-    this.numbers = new Int32Array(memory.buffer, NUMBERS_AT, NUMBERS);
+    this.numbers = new Int32Array(memory.buffer, NUMBERS_AT, NUMBERS + 2);
     this.#used = used;
   }
 

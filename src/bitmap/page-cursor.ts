@@ -1,5 +1,4 @@
-import { BATCH_LIMIT, BitBatches } from './bit-batches.js';
-import { nextSetBit } from './runs.js';
+import { PageBatches } from './page-batches.js';
 
 /**
  * Walks the set bits in `[from, limit)` one by one without garbage: `while (cursor.next()) use(cursor.page)`.
@@ -7,20 +6,14 @@ import { nextSetBit } from './runs.js';
  * Bits up to `page` may be cleared during the walk.
  */
 export class PageCursor {
-  readonly #words: Uint32Array;
-  readonly #limit: number;
-  readonly #batches: BitBatches | undefined;
+  readonly #batches: PageBatches;
   readonly #pages: Int32Array | Float64Array;
   #at = 0;
-  #count = 1;
+  #count = 0;
 
   constructor(words: Uint32Array, from: number, limit: number) {
-    this.#words = words;
-    this.#limit = Math.max(from, limit);
-    if (limit < BATCH_LIMIT) this.#batches = new BitBatches(words, from, limit, 'pages');
-    this.#pages = this.#batches?.numbers ?? new Float64Array(1);
-    // Where the search of large numbers begins.
-    this.#pages[0] = from - 1;
+    this.#batches = new PageBatches(words, from, limit);
+    this.#pages = this.#batches.pages;
   }
 
   /** The set bit's number; the limit behind the last one. */
@@ -31,23 +24,16 @@ export class PageCursor {
   /** Moves to the next set bit; `false` when there is none left. */
   next(): boolean {
     const at = this.#at + 1;
-    if (at >= this.#count) return this.#batches === undefined ? this.#search() : this.#nextBatch(this.#batches);
+    if (at >= this.#count) return this.#nextBatch();
     this.#at = at;
     return true;
   }
 
-  #search(): boolean {
-    this.#pages[0] = nextSetBit(this.#words, this.#pages[0] + 1, this.#limit);
-    return this.#pages[0] < this.#limit;
-  }
-
-  #nextBatch(batches: BitBatches): boolean {
+  #nextBatch(): boolean {
+    const found = this.#batches.next();
     this.#at = 0;
-    this.#count = 0;
-    while (this.#count === 0 && !batches.done) this.#count = batches.fill(0);
-    if (this.#count > 0) return true;
-    this.#pages[0] = this.#limit;
-    return false;
+    this.#count = this.#batches.count;
+    return found;
   }
 }
 

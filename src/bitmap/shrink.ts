@@ -1,4 +1,4 @@
-import { nextClearBit, nextSetBit } from './runs.js';
+import { nextClearBit, nextSetBit } from './search.js';
 import { setRange } from './set-range.js';
 
 /*

@@ -1,6 +1,6 @@
 import { BitmapMemory } from './bitmap-memory.js';
 import type { Kernels } from './kernels.js';
-import { createPageMarker, type PageMarker } from './page-marker.js';
+import { markPage } from './mark-page.js';
 import type { Keeping, TwoLevelPlace } from './two-level-place.js';
 
 /*
@@ -50,16 +50,21 @@ export class TwoLevelBitmap {
   /** The memory that it lies in. */
   readonly memory: BitmapMemory;
   readonly place: TwoLevelPlace;
-  /** Marks single pages. */
-  readonly marker: PageMarker;
+  /** Page bits and their summary; with generations, of both. */
+  readonly bits: Int32Array;
+  readonly summary: Int32Array;
+  /** Marks a page below 2^31. */
+  readonly mark: (page: number) => void;
   readonly #kernels: Kernels;
 
   private constructor(memory: BitmapMemory, place: TwoLevelPlace) {
     this.memory = memory;
     this.place = place;
     this.#kernels = memory.kernels;
-    this.marker = createPageMarker(place, memory.kernels);
     const { keeping, bits, summary, bitsStride, summaryStride, generations } = place;
+    this.bits = new Int32Array(place.memory.buffer, bits, (summary - bits) / 4);
+    this.summary = new Int32Array(place.memory.buffer, summary, (generations - summary) / 4);
+    this.mark = this.#markOf(keeping);
     memory.kernels.configure(modeNumbers[keeping], bits, summary, bitsStride, summaryStride, generations);
   }
 
@@ -86,6 +91,11 @@ export class TwoLevelBitmap {
   /** The same bitmap in another thread. */
   static attach(place: TwoLevelPlace): TwoLevelBitmap {
     return new TwoLevelBitmap(BitmapMemory.attach(place.memory), place);
+  }
+
+  #markOf(keeping: Keeping): (page: number) => void {
+    if (keeping === 'one-writer') return page => markPage(this.bits, this.summary, page);
+    return keeping === 'exchange' ? this.#kernels.markShared : this.#kernels.markLive;
   }
 
   /** Marks pages `[first, end)`, at least one. */

@@ -1,7 +1,8 @@
-import type { PageMarker, TwoLevelBitmap } from '../bitmap/index.js';
+import type { TwoLevelBitmap } from '../bitmap/index.js';
 import { LIST_LENGTH } from './log-memory.js';
 import { NUMBER_LIMIT } from './number-limit.js';
-import { type IntervalRecorder, recordWrite, type WriteRecorder } from './record-write.js';
+import { createPageRecorder, type PageRecorder } from './page-recorder.js';
+import type { IntervalRecorder } from './record-write.js';
 
 /*
  * The writers' side of a log with ranges: which bit stands for which page, and the marking. Every thread that records has a
@@ -39,9 +40,10 @@ interface LowRange {
   readonly origin: number;
 }
 
-export class RangeRecorder implements WriteRecorder, IntervalRecorder {
+export class RangeRecorder implements IntervalRecorder {
+  /** What the thread records through. */
+  readonly pages: PageRecorder;
   readonly #bitmap: TwoLevelBitmap;
-  readonly #marker: PageMarker;
   readonly #ranges: readonly RecordedRange[];
   readonly #low: readonly LowRange[];
   readonly #pageSize: bigint;
@@ -49,39 +51,16 @@ export class RangeRecorder implements WriteRecorder, IntervalRecorder {
   readonly #pagesPerByte: number;
   readonly #plan: RecorderPlan;
   readonly #list: Float64Array;
-  /**
-   * Writes come in clusters: most hit the range that the last one hit. Here are its first byte, the byte behind it, its base:
-   * in an array of floats, where reading one is a single load.
-   */
-  readonly #recent = Float64Array.of(Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY, 0);
-  #recentOrigin = 0;
 
   constructor(bitmap: TwoLevelBitmap, plan: RecorderPlan) {
     this.#bitmap = bitmap;
-    this.#marker = bitmap.marker;
+    this.pages = createPageRecorder(bitmap, this);
     this.#ranges = plan.ranges;
     this.#low = plan.ranges.filter(range => range.start < NUMBER_LIMIT).map(toLowRange);
     this.#pageSize = plan.pageSize;
     this.#pagesPerByte = 1 / Number(plan.pageSize);
     this.#plan = plan;
     this.#list = new Float64Array(bitmap.memory.memory.buffer, plan.list, LIST_LENGTH);
-  }
-
-  record(iova: number | bigint, length: number): void {
-    if (typeof iova === 'number') {
-      const recent = this.#recent;
-      const fits = iova >= recent[0] && iova + length <= recent[1] && length > 0;
-      if (fits && Math.floor(iova) === iova && Math.floor(length) === length) {
-        const offset = iova - recent[2];
-        // Below 2^31 (see #remember), where cutting the fraction off by `| 0` is what rounds down.
-        const first = (offset * this.#pagesPerByte) | 0;
-        const last = ((offset + length - 1) * this.#pagesPerByte) | 0;
-        if (first === last) this.#marker.mark(this.#recentOrigin + first);
-        else this.#bitmap.markRange(this.#recentOrigin + first, this.#recentOrigin + last + 1);
-        return;
-      }
-    }
-    recordWrite(this, iova, length);
   }
 
   recordLow(start: number, end: number): void {
@@ -91,17 +70,8 @@ export class RangeRecorder implements WriteRecorder, IntervalRecorder {
       const first = Math.floor((Math.max(start, range.start) - range.base) * this.#pagesPerByte);
       const last = Math.floor((Math.min(end, range.end) - 1 - range.base) * this.#pagesPerByte);
       this.#bitmap.markRange(range.origin + first, range.origin + last + 1);
-      this.#remember(range);
+      this.pages.remember(range.start, range.end, range.base, range.origin, this.#pagesPerByte);
     }
-  }
-
-  /** Makes a range the recent one, as far as its bits have numbers below 2^31. */
-  #remember({ start, end, base, origin }: LowRange): void {
-    const reach = base + Math.max(0, 2 ** 31 - origin) / this.#pagesPerByte;
-    this.#recent[0] = start;
-    this.#recent[1] = Math.min(end, reach);
-    this.#recent[2] = base;
-    this.#recentOrigin = Math.min(origin, 2 ** 31 - 1);
   }
 
   recordHigh(start: bigint, end: bigint): void {

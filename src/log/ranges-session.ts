@@ -3,6 +3,7 @@ import { type IovaRange, VfioError } from '../uapi/index.js';
 import type { Interval } from './interval.js';
 import { LIST_LENGTH, LogMemory, MAX_SHARES } from './log-memory.js';
 import { NUMBER_LIMIT } from './number-limit.js';
+import type { PageRecorder } from './page-recorder.js';
 import { RangeRecorder, type RecorderPlan } from './range-recorder.js';
 import type { ReportRequest } from './report-request.js';
 import { Segment } from './segment.js';
@@ -33,7 +34,7 @@ export interface SessionOptions {
 /** One START to its STOP, with ranges. */
 export class RangesSession implements LogSession {
   readonly ranges: readonly IovaRange[];
-  readonly recorder: RangeRecorder;
+  readonly recorder: PageRecorder;
   readonly #log: LogMemory;
   readonly #segments: readonly Segment[];
   readonly #plan: RecorderPlan;
@@ -58,7 +59,7 @@ export class RangesSession implements LogSession {
       return new Segment(group.first * pageSize, length, pageSize, group.ranges, marks);
     });
     this.#plan = planOf(this.#log, groups, origins, pageSize);
-    this.recorder = new RangeRecorder(this.#log.bitmap, this.#plan);
+    this.recorder = new RangeRecorder(this.#log.bitmap, this.#plan).pages;
   }
 
   report(request: ReportRequest): void {

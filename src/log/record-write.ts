@@ -9,12 +9,14 @@ export interface WriteRecorder {
   recordPages(pages: Float64Array | Uint32Array, count: number): void;
 }
 
-/** What marks a write that was checked. */
+/** What marks writes by the ranges that they touch. */
 export interface IntervalRecorder {
   /** Marks what `[start, end)` touches; not empty, and below {@link NUMBER_LIMIT}. */
   recordLow(start: number, end: number): void;
   /** Marks what `[start, end)` touches; not empty, and at most 2^64. */
   recordHigh(start: bigint, end: bigint): void;
+  /** Marks log pages by their numbers. */
+  recordPages(pages: Float64Array | Uint32Array, count: number): void;
 }
 
 /**

@@ -1,4 +1,5 @@
 import { TwoLevelBitmap, type TwoLevelPlace } from '../bitmap/index.js';
+import type { PageRecorder } from './page-recorder.js';
 import { RangeRecorder, type RecorderPlan } from './range-recorder.js';
 import { requireCount } from './record-write.js';
 
@@ -15,15 +16,15 @@ export interface SharedLog {
  * It serves one session: after its STOP, what is recorded here goes nowhere and harms nobody.
  */
 export class SharedRecorder {
-  readonly #recorder: RangeRecorder;
+  readonly #recorder: PageRecorder;
 
-  private constructor(recorder: RangeRecorder) {
+  private constructor(recorder: PageRecorder) {
     this.#recorder = recorder;
   }
 
   /** Joins a log. The first call in a thread compiles the kernels, some milliseconds. */
   static attach(shared: SharedLog): SharedRecorder {
-    return new SharedRecorder(new RangeRecorder(TwoLevelBitmap.attach(shared.place), shared.plan));
+    return new SharedRecorder(new RangeRecorder(TwoLevelBitmap.attach(shared.place), shared.plan).pages);
   }
 
   /**

@@ -20,10 +20,5 @@ export function isPowerOfTwo(value: bigint): boolean {
   return value > 0n && (value & (value - 1n)) === 0n;
 }
 
-/** The number of bits that hold `value`: 0 for 0, 1 for 1, 13 for 4096. So for a power of two, its log2 plus 1. */
-export function bitLength(value: bigint): number {
-  return value === 0n ? 0 : value.toString(2).length;
-}
-
 /** The end of the 64-bit address space. No interval may reach it (Linux answers EOVERFLOW for iova + length = 2^64). */
 export const ADDRESS_LIMIT = 1n << 64n;

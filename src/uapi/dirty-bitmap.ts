@@ -25,11 +25,6 @@ export function bitOf(address: bigint, iova: bigint, pageSize: bigint): bigint {
   return (address - iova) / pageSize;
 }
 
-/** Where a bit stands: 64-bit word and bit within it. */
-export function wordAndBit(bit: bigint): { word: bigint; bit: bigint } {
-  return { word: bit / 64n, bit: bit % 64n };
-}
-
 /** The first address that bit `bit` speaks of. */
 export function addressOf(bit: bigint, iova: bigint, pageSize: bigint): bigint {
   return iova + bit * pageSize;

@@ -1,6 +1,15 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { BitmapMemory, listPages, PageCursor, pages, RunCursor, runs } from '../../src/bitmap/index.js';
+import {
+  BitmapMemory,
+  listPages,
+  PageBatches,
+  PageCursor,
+  pages,
+  RunBatches,
+  RunCursor,
+  runs,
+} from '../../src/bitmap/index.js';
 import { naiveRuns, toBits, word } from './naive-bitmap.js';
 
 /* Long walks, which the kernels do in batches and, for bitmaps elsewhere, in pieces of 16 KiB. */
@@ -58,6 +67,37 @@ describe.each(Object.keys(places))('in %s', place => {
         while (pageCursor.next()) numbers.push(pageCursor.page);
         expect(numbers).toEqual(single);
         expect([pageCursor.next(), pageCursor.page]).toEqual([false, limit]);
+      }),
+      { numRuns: 25 },
+    );
+  });
+});
+
+/** All numbers of a walk in batches. */
+function gather(batches: { next(): boolean; readonly count: number }, numbers: ArrayLike<number>): number[] {
+  const found: number[] = [];
+  while (batches.next()) found.push(...Array.from({ length: batches.count }, (_, index) => numbers[index]));
+  return found;
+}
+
+describe.each(Object.keys(places))('in %s', place => {
+  test('RunBatches and PageBatches give the same in batches, and the limit behind the last', () => {
+    fc.assert(
+      fc.property(walk, ({ words, from, part }) => {
+        const bitmap = places[place](words);
+        const limit = Math.max(from, Math.floor(bitmap.length * 32 * part));
+        const expected = naiveRuns(toBits(bitmap), from, limit);
+        const runBatches = new RunBatches(bitmap, from, limit);
+        expect(gather(runBatches, runBatches.edges)).toEqual(expected.flatMap(run => [run.start, run.end]));
+        expect([runBatches.next(), runBatches.count, ...runBatches.edges.subarray(0, 2)]).toEqual([
+          false,
+          0,
+          limit,
+          limit,
+        ]);
+        const pageBatches = new PageBatches(bitmap, from, limit);
+        expect(gather(pageBatches, pageBatches.pages)).toEqual([...pages(bitmap, from, limit)]);
+        expect([pageBatches.next(), pageBatches.count, pageBatches.pages[0]]).toEqual([false, 0, limit]);
       }),
       { numRuns: 25 },
     );

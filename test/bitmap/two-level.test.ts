@@ -63,7 +63,7 @@ describe.each<Keeping>(['one-writer', 'exchange', 'generations'])('kept as %s', 
         for (const step of steps) {
           if (step.kind === 'pages') {
             for (const page of step.pages) {
-              bitmap.marker.mark(page);
+              bitmap.mark(page);
               marked.add(page);
             }
           } else if (step.kind === 'comb') {
@@ -106,7 +106,7 @@ describe.each<Keeping>(['one-writer', 'exchange', 'generations'])('kept as %s', 
     expect(bitmap.nextMarked(0, PAGES)).toBe(0);
     bitmap.drain(0, PAGES, target.byteOffset, 0);
     expect(bitmap.nextMarked(0, PAGES)).toBe(PAGES);
-    bitmap.marker.mark(70_000);
+    bitmap.mark(70_000);
     expect(bitmap.nextMarked(0, PAGES)).toBe(Math.floor(70_000 / 512) * 512);
     expect(bitmap.nextMarked(70_001, PAGES)).toBe(70_001);
     expect(bitmap.nextMarked(0, 65_000)).toBe(65_000);

@@ -160,9 +160,11 @@ describe('edges and pages', () => {
   /** All numbers that a kernel gives for an interval, in calls that leave room for as few as allowed and a few more. */
   function all(give: (from: number, given: number, room: number) => number, start: number, end: number, room: number) {
     const found: number[] = [];
+    const place = new Uint32Array(memory.memory.buffer, numbers, room + 8).fill(GUARD);
     for (let from = start; from < end; from = kernels.edgesResume()) {
       const count = give(from, found.length, room);
-      found.push(...new Uint32Array(memory.memory.buffer, numbers, count));
+      found.push(...place.subarray(0, count));
+      expect(place.subarray(room).every(guard => guard === GUARD)).toBe(true);
     }
     return found;
   }

@@ -1,6 +1,5 @@
-import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { ADDRESS_LIMIT, bitLength, isPowerOfTwo, requireBytes, viewOf } from '../../src/uapi/index.js';
+import { isPowerOfTwo, requireBytes, viewOf } from '../../src/uapi/index.js';
 import { errnoOf } from '../log/bitmaps.js';
 import { unaligned } from './hex.js';
 
@@ -27,18 +26,6 @@ test('the powers of two from 2^0 to 2^70 are powers of two, and their neighbours
   for (let log2 = 0; log2 <= 70; log2++) {
     const power = 2n ** BigInt(log2);
     expect(isPowerOfTwo(power)).toBe(true);
-    expect(bitLength(power)).toBe(log2 + 1);
     if (log2 > 1) expect([isPowerOfTwo(power - 1n), isPowerOfTwo(power + 1n)]).toEqual([false, false]);
   }
-});
-
-test('bitLength is the number of bits that hold a value', () => {
-  expect(bitLength(0n)).toBe(0);
-  fc.assert(
-    fc.property(fc.bigInt({ min: 1n, max: ADDRESS_LIMIT }), value => {
-      const bits = BigInt(bitLength(value));
-      expect(2n ** (bits - 1n) <= value && value < 2n ** bits).toBe(true);
-    }),
-    { numRuns: 1000 },
-  );
 });
