@@ -145,9 +145,15 @@ async function runLog() {
   log.start(BigInt(PAGE), [{ iova: 0n, length: BigInt(LENGTH) }]);
   const bitmap = new Uint32Array(BITMAP_BYTES / 4);
   const dirty = dirtyPages();
-  const report = async count => timed('report', count, undefined, () => log.report(0n, BigInt(LENGTH), BigInt(PAGE), bitmap));
+  const report = async count =>
+    timed('report', count, undefined, () => log.report(0n, BigInt(LENGTH), BigInt(PAGE), bitmap));
   const reportDirty = count =>
-    timed('report', count, () => log.recordPages(dirty), () => log.report(0n, BigInt(LENGTH), BigInt(PAGE), bitmap));
+    timed(
+      'report',
+      count,
+      () => log.recordPages(dirty),
+      () => log.report(0n, BigInt(LENGTH), BigInt(PAGE), bitmap),
+    );
   await takeJobs({ report: (count, isDirty) => (isDirty ? reportDirty(count) : report(count)) });
 }
 

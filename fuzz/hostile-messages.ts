@@ -153,10 +153,11 @@ const rareTemplates: readonly Template[] = [
 /** Values that break what counts, adds or shifts. */
 const edges = [0, 1, 2, 0xff, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 0x1000, 0xfff, 0x1001];
 
-type Change = (bytes: Uint8Array) => Uint8Array;
+/** Makes another message of one. */
+export type Change = (bytes: Uint8Array) => Uint8Array;
 
 /** Changes of what stands behind the header; the header's size is right again afterwards, so that what follows is understood. */
-const payloadChange: Arbitrary<Change> = fc
+export const payloadChange: Arbitrary<Change> = fc
   .oneof(
     fc.tuple(fc.nat(160), fc.nat(255)).map(([at, value]) => withByte(at, value)),
     fc.tuple(fc.nat(40), fc.constantFrom(...edges)).map(([at, value]) => withWord(4 * at, value)),
@@ -166,7 +167,7 @@ const payloadChange: Arbitrary<Change> = fc
   .map(change => bytes => framed(bytes.subarray(0, HEADER_SIZE), change(bytes.slice(HEADER_SIZE))));
 
 /** Changes of anything, the header included: what follows is rarely understood. */
-const anyChange: Arbitrary<Change> = fc.oneof(
+export const anyChange: Arbitrary<Change> = fc.oneof(
   fc.tuple(fc.nat(160), fc.nat(255)).map(([at, value]) => withByte(at, value)),
   fc.tuple(fc.constantFrom(4, 8), fc.constantFrom(...edges, 0x10, 0x20)).map(([at, value]) => withWord(at, value)),
   fc.nat(100).map(length => withLength(length)),

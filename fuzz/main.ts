@@ -4,6 +4,9 @@
 import { parseArgs } from 'node:util';
 import { fuzz, TARGETS, type Target } from './run.js';
 
+/** Growth beyond it is no longer what the engine needs for itself, bytes. */
+const MOST_GROWN = 32 * 2 ** 20;
+
 const { values } = parseArgs({
   options: {
     target: { type: 'string' },
@@ -25,4 +28,5 @@ for (const target of targets) {
   console.log(
     `${target}: ${messages} messages, memory grew by ${(grown / 2 ** 20).toFixed(1)} MiB since the first batch`,
   );
+  if (grown > MOST_GROWN) throw new Error(`${target}: something is kept for ever`);
 }

@@ -1,4 +1,6 @@
 import { readFileSync } from 'node:fs';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { openFdCount } from '../src/native/index.js';
 
 /** What a peer might make this process keep. */
@@ -21,8 +23,12 @@ export function sameResources(before: Resources): boolean {
   return resources().mappings === before.mappings;
 }
 
-/** Memory of this process that is resident, bytes, after garbage collection where that can be asked for. */
-export function residentBytes(): number {
-  (globalThis as { gc?: () => void }).gc?.();
-  return process.memoryUsage.rss();
+setFlagsFromString('--expose-gc');
+const collect = runInNewContext('gc') as () => void;
+
+/** What this process's JavaScript holds on to, buffers included, bytes. */
+export function heldBytes(): number {
+  collect();
+  const { heapUsed, external } = process.memoryUsage();
+  return heapUsed + external;
 }

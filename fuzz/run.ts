@@ -2,12 +2,13 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc, { type IAsyncProperty } from 'fast-check';
+import { playTrouble, trouble } from './client-episode.js';
 import { HostileFiles } from './hostile-files.js';
-import { residentBytes, resources } from './resources.js';
+import { heldBytes, resources } from './resources.js';
 import { playStorm, storm } from './server-episode.js';
 
 /** What is fuzzed. */
-export const TARGETS = ['server'] as const;
+export const TARGETS = ['server', 'client'] as const;
 export type Target = (typeof TARGETS)[number];
 
 /** A run of the fuzzer. The same seed plays the same episodes, whatever the number of messages. */
@@ -27,7 +28,7 @@ const EPISODES_A_BATCH = 200;
 
 /**
  * Plays episodes until enough messages are sent. What fails is made as small as fast-check can, and thrown with its seed and path.
- * @returns how many messages were sent, and by how much this process's memory has grown since the first batch, bytes.
+ * @returns how many messages were sent, and by how much what it holds in memory has grown since the first batch, bytes.
  */
 export async function fuzz(options: FuzzOptions): Promise<{ messages: number; grown: number }> {
   const { target, messages, seed, path, progress } = options;
@@ -53,16 +54,16 @@ export async function fuzz(options: FuzzOptions): Promise<{ messages: number; gr
         ...(path && { path, endOnFailure: true }),
       });
       if (unexpected.length > 0) throw new Error(`batch of seed ${batchSeed}`, { cause: unexpected[0] });
-      const resident = residentBytes();
-      settled ??= resident;
-      progress?.(`${target}: seed ${batchSeed}, ${sent} messages, ${describe()}, ${mib(resident)} MiB`);
+      const held = heldBytes();
+      settled ??= held;
+      progress?.(`${target}: seed ${batchSeed}, ${sent} messages, ${describe()}, ${mib(held)} MiB`);
       if (path !== undefined) break;
     }
     const after = resources();
     if (after.fds !== before.fds || after.mappings !== before.mappings) {
       throw new Error(`${describe()}, were ${before.fds} descriptors, ${before.mappings} mappings`);
     }
-    return { messages: sent, grown: residentBytes() - (settled ?? 0) };
+    return { messages: sent, grown: heldBytes() - (settled ?? heldBytes()) };
   } finally {
     process.off('unhandledRejection', notice);
     process.off('uncaughtException', notice);
@@ -78,12 +79,11 @@ function episodesOf(
   folder: string,
   count: (messages: number) => void,
 ): IAsyncProperty<unknown> {
-  const episodes: Record<Target, IAsyncProperty<unknown>> = {
-    server: fc.asyncProperty(storm, async steps =>
-      count(await playStorm(steps, files, folder)),
-    ) as IAsyncProperty<unknown>,
-  };
-  return episodes[target];
+  const property =
+    target === 'server'
+      ? fc.asyncProperty(storm, async each => count(await playStorm(each, files, folder)))
+      : fc.asyncProperty(trouble, async each => count(await playTrouble(each, files, folder)));
+  return property as IAsyncProperty<unknown>;
 }
 
 function describe(): string {
