@@ -10,6 +10,7 @@ import type { HostileFiles } from './hostile-files.js';
 import { anyChange, hostileMessage, payloadChange } from './hostile-messages.js';
 import { Meddler, type Meddling } from './meddler.js';
 import { resources, sameResources } from './resources.js';
+import { within } from './within.js';
 
 /*
  * One episode with a client: it talks to a device that behaves, through a meddler that changes, drops, doubles and invents what the server
@@ -102,6 +103,9 @@ export const trouble: Arbitrary<Trouble> = fc.record({
     .map(([first, others]) => [first, ...others]),
 });
 
+/** How long what waits for nobody may take, milliseconds. */
+const PATIENCE_MS = 2000;
+
 let episodes = 0;
 
 /** Plays an episode. @returns how many messages the client was sent. @throws Error what was found */
@@ -131,7 +135,7 @@ export async function playTrouble(
     meddler.close();
     memory.close();
     interrupt.close();
-    await server.close();
+    await within(server.close(), PATIENCE_MS, 'closing the server');
     await untilSame(before);
   }
 }
@@ -179,10 +183,8 @@ function requireUntouched(memory: GuestMemory): void {
   }
 }
 
-const LET_GO_MS = 2000;
-
 async function untilSame(before: { fds: number; mappings: number }): Promise<void> {
-  const deadline = performance.now() + LET_GO_MS;
+  const deadline = performance.now() + PATIENCE_MS;
   while (!sameResources(before)) {
     if (performance.now() > deadline) {
       throw new Error(`something is left: ${JSON.stringify(resources())}, before ${JSON.stringify(before)}`);

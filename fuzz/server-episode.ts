@@ -11,6 +11,7 @@ import { FULL_PROPOSAL, type HostileMessage, hostileMessage, TRACKER_PROPOSAL } 
 import { HostilePeer } from './hostile-peer.js';
 import { LogWitness } from './log-witness.js';
 import { type Resources, resources, sameResources } from './resources.js';
+import { within } from './within.js';
 
 /*
  * One episode with a server: a well-behaved client maps memory, starts logging and leaves; the device has written some pages. Then comes
@@ -93,6 +94,9 @@ const PAGE = 4096;
 const GUEST = 0x200000n;
 const GUEST_SIZE = 0x10000;
 
+/** How long what waits for nobody may take, milliseconds. */
+const PATIENCE_MS = 2000;
+
 let episodes = 0;
 
 /** Plays an episode. @returns how many messages were sent. @throws Error what was found */
@@ -112,15 +116,12 @@ export async function playStorm({ steps, greetings }: Storm, files: HostileFiles
     if (mistakes.length > 0) throw new Error('the server told of an error', { cause: mistakes[0] });
     return sent;
   } finally {
-    await server.close();
+    await within(server.close(), PATIENCE_MS, 'closing the server');
   }
 }
 
-/** What the server needs to let go of clients that are gone, milliseconds: it waits for nobody then. */
-const LET_GO_MS = 2000;
-
 async function untilLetGo(server: VfioUserServer, before: Resources): Promise<void> {
-  const deadline = performance.now() + LET_GO_MS;
+  const deadline = performance.now() + PATIENCE_MS;
   while (server.connected || !sameResources(before)) {
     if (performance.now() > deadline) {
       const now = JSON.stringify(resources());
@@ -132,7 +133,7 @@ async function untilLetGo(server: VfioUserServer, before: Resources): Promise<vo
 
 /** Logging is started, some pages are written, and the client is gone. */
 async function behave(path: string, device: FuzzDevice): Promise<void> {
-  const client = await VfioUserClient.connect(path);
+  const client = await VfioUserClient.connect(path, { timeoutMs: PATIENCE_MS });
   const memory = GuestMemory.create(GUEST_SIZE);
   try {
     await client.regionWrite(7, 4, Uint8Array.of(6, 0));
@@ -247,7 +248,7 @@ function writeByDma(device: FuzzDevice, iova: bigint, length: number): void {
 
 /** The well-behaved client again: nothing is lost, everything works. */
 async function findAllAsItWas(path: string, device: FuzzDevice, witness: LogWitness): Promise<void> {
-  const client = await VfioUserClient.connect(path);
+  const client = await VfioUserClient.connect(path, { timeoutMs: PATIENCE_MS });
   const memory = GuestMemory.create(GUEST_SIZE);
   try {
     if (device.dma.log.active) {
