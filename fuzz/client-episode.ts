@@ -28,6 +28,7 @@ interface Means {
   readonly client: VfioUserClient;
   readonly memory: GuestMemory;
   readonly interrupt: OwnedFd;
+  readonly files: HostileFiles;
 }
 
 /** Calls by name: each method of the client at least once. */
@@ -42,6 +43,13 @@ const calls: Readonly<Record<string, (means: Means) => Promise<unknown>>> = {
     ),
   'map without a file': ({ client }) =>
     client.dmaMap({ iova: 0x100000n, length: 0x1000n, readable: true, writable: true }),
+  lend: ({ client, memory }) =>
+    client.dmaMap({ iova: 0x20000n, length: BigInt(SIZE - 2 * HIDDEN), readable: true, writable: true }, undefined, {
+      bytes: memory,
+      offset: HIDDEN,
+    }),
+  'unmap what was lent': ({ client }) => client.dmaUnmap(0x20000n, BigInt(SIZE - 2 * HIDDEN)),
+  'unmap and report': ({ client }) => client.dmaUnmapDirty(IOVA, BigInt(SIZE), 4096n, new Uint32Array(2)),
   unmap: ({ client }) => client.dmaUnmap(IOVA, BigInt(SIZE)),
   'unmap all': ({ client }) => client.dmaUnmapAll(),
   triggers: ({ client, interrupt }) => client.setIrqTriggers(2, 0, [interrupt.fd, undefined, interrupt.fd]),
@@ -52,6 +60,28 @@ const calls: Readonly<Record<string, (means: Means) => Promise<unknown>>> = {
   write: ({ client }) => client.regionWrite(0, 0, new Uint8Array(12)),
   'write much': ({ client }) => client.regionWrite(0, 0x40, new Uint8Array(2048)),
   'DMA by the device': ({ client }) => client.regionWrite(0, 0x10, Uint8Array.of(1, 0, 0, 0)),
+  'write without a reply': ({ client }) => client.regionPost(0, 0, new Uint8Array(12)),
+  'write several': ({ client }) =>
+    client.regionWriteMulti([0, 8].map(offset => ({ region: 0, offset, data: new Uint8Array(4) }))),
+  'open a region': ({ client }) => client.openRegion(2).then(opened => opened?.file.close()),
+  'map a region': async ({ client }) => {
+    for (const area of await client.mapRegion(2)) area.close();
+  },
+  'descriptors of a region': async ({ client }) => {
+    for (const { file, shadowFile } of await client.getRegionIoFds(0)) {
+      file.close();
+      shadowFile?.close();
+    }
+  },
+  'report into a shared bitmap': async ({ client, files }) => {
+    const bitmap = await client.attachBitmap(files.fd('sealed memory'), { size: 4096n });
+    try {
+      await client.reportShared(bitmap, { iova: IOVA, length: BigInt(SIZE), pageSize: 4096n });
+    } finally {
+      await client.detachBitmap(bitmap);
+    }
+  },
+  statistics: ({ client }) => client.statistics(),
   'state data': ({ client }) => client.readMigrationData(4096),
   'more state data': ({ client }) => client.writeMigrationData(new Uint8Array(64)),
   reset: ({ client }) => client.reset(),
@@ -116,7 +146,8 @@ export async function playTrouble(
 ): Promise<number> {
   const name = join(folder, `trouble-${++episodes}`);
   const before = resources();
-  const server = await VfioUserServer.listen(new FuzzDevice(), { path: `${name}-server` });
+  const device = new FuzzDevice();
+  const server = await VfioUserServer.listen(device, { path: `${name}-server` });
   const meddler = new Meddler(name, `${name}-server`, files, meddlings);
   const memory = GuestMemory.create(SIZE);
   const interrupt = createEventFd();
@@ -124,7 +155,7 @@ export async function playTrouble(
     const client = await attempt(VfioUserClient.connect(name), meddler);
     if (client === undefined) return meddler.messages;
     for (const group of groups) {
-      const made = group.map(call => calls[call]!({ client, memory, interrupt }));
+      const made = group.map(call => calls[call]!({ client, memory, interrupt, files }));
       await attempt(Promise.all(made.map(vfioErrorsOnly)), meddler);
       if (client.closed) break;
     }
@@ -136,6 +167,7 @@ export async function playTrouble(
     memory.close();
     interrupt.close();
     await within(server.close(), PATIENCE_MS, 'closing the server');
+    device.close();
     await untilSame(before);
   }
 }

@@ -33,14 +33,18 @@ export class FuzzDevice extends PciDevice {
       vendorId: 0x1b36,
       deviceId: 0x00f2,
       classCode: 0xff0000,
-      bars: [{ index: 0, size: 4096 }],
+      bars: [
+        { index: 0, size: 4096 },
+        { index: 2, size: 0x4000, mappable: [{ offset: 0x1000, size: 0x2000 }] },
+      ],
+      ioEventFds: [{ bar: 0, offset: Register.INTERRUPT, size: 4 }],
       msix: { vectors: 4, bar: 1 },
       ...options,
     });
   }
 
   protected override readRegister(_bar: number, offset: number, into: Uint8Array): void {
-    for (let index = 0; index < into.length; index++) into[index] = this.#registers[offset + index] ?? 0;
+    into.set(this.#registers.subarray(offset, offset + into.length));
   }
 
   protected override writeRegister(bar: number, offset: number, data: Uint8Array): void | Promise<void> {
@@ -70,6 +74,10 @@ export class FuzzDevice extends PciDevice {
     const length = this.#view.getUint32(Register.LENGTH, true);
     if (length > 65536) throw new VfioError('EINVAL', { operation: 'fuzz', field: 'length' });
     return move(new Uint8Array(length));
+  }
+
+  protected override onIoEvent(): void {
+    this.raiseInterrupt(0);
   }
 
   protected override onReset(): void {

@@ -117,6 +117,7 @@ export async function playStorm({ steps, greetings }: Storm, files: HostileFiles
     return sent;
   } finally {
     await within(server.close(), PATIENCE_MS, 'closing the server');
+    device.close();
   }
 }
 
