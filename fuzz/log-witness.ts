@@ -6,16 +6,25 @@ const ADDRESSES: IovaRange = { iova: 0n, length: 2n ** 64n };
 
 /**
  * Looks on at a device's DMA and log, and keeps a set of pages of its own: what a report must have, and what it may have. It sees every
- * report, whoever asked for it, and fails the one that lacks a page. The device's log page is 4 KiB.
+ * write, and that it is logged; every report, whoever asked for it, and whether it lacks a page or invents one. The device's log page is
+ * 4 KiB. It marks when the log does, not when a write's promise is seen to be settled: a report may come between the two.
  */
 export class LogWitness {
   readonly #must = new Set<bigint>();
+  /** Pages that a report has covered in part: their bits may be kept. */
   readonly #may = new Set<bigint>();
   #ranges: readonly IovaRange[] = [];
+  #records = 0;
   readonly #failures: string[] = [];
 
   constructor({ dma }: Device) {
     const { log } = dma;
+    const record = log.record.bind(log);
+    log.record = (iova, length) => {
+      record(iova, length);
+      this.#records++;
+      this.#mark(BigInt(iova), length);
+    };
     const write = dma.write.bind(dma);
     dma.write = (iova, from) => this.#watchWrite(BigInt(iova), from.length, () => write(iova, from));
     const start = log.start.bind(log);
@@ -60,27 +69,33 @@ export class LogWitness {
     this.#ranges = [];
   }
 
+  /** A write that has moved bytes, or may have, must be in the log when it is done. */
   #watchWrite(iova: bigint, length: number, write: () => void | Promise<void>): void | Promise<void> {
+    const before = this.#records;
     const failed = (error: unknown): never => {
-      // Nothing has moved after EFAULT, and nothing after a refusal; any other error leaves it open.
+      // Nothing has moved after EFAULT, and nothing after a refusal.
       const refused = error instanceof VfioError && (error.errno === 'EFAULT' || error.errno === 'EPERM');
-      if (!refused) this.#mark(this.#may, iova, length);
+      if (!refused) this.#requireRecord(before, iova, length);
       throw error;
     };
     try {
       const pending = write();
-      if (pending !== undefined) return pending.then(() => this.#mark(this.#must, iova, length), failed);
+      if (pending !== undefined) return pending.then(() => this.#requireRecord(before, iova, length), failed);
     } catch (error) {
       return failed(error);
     }
-    this.#mark(this.#must, iova, length);
+    this.#requireRecord(before, iova, length);
   }
 
-  #mark(pages: Set<bigint>, iova: bigint, length: number): void {
+  #requireRecord(before: number, iova: bigint, length: number): void {
+    if (this.#records === before) this.#failures.push(`a write of ${length} at ${iova} was not logged`);
+  }
+
+  #mark(iova: bigint, length: number): void {
     for (const range of this.#ranges) {
       const start = iova > range.iova ? iova : range.iova;
       const end = smaller(iova + BigInt(length), range.iova + range.length);
-      for (let page = start / PAGE; page * PAGE < end && start < end; page++) pages.add(page);
+      for (let page = start / PAGE; page * PAGE < end && start < end; page++) this.#must.add(page);
     }
   }
 
