@@ -74,14 +74,8 @@ const cClient = path => [plainC, 'client', path];
 const tsServer = (thread, loop) => path => node('server', thread, loop, path);
 const tsClient = loop => path => node('client', loop, path);
 
-const pairs = {
-  c: await pair(cClient, cServer),
-  worker: await pair(cClient, tsServer('worker', 'dedicated')),
-  main: await pair(cClient, tsServer('main', 'shared')),
-  both: await pair(tsClient('dedicated'), tsServer('worker', 'dedicated')),
-  bothShared: await pair(tsClient('shared'), tsServer('main', 'shared')),
-};
-const log = await start(node('log'));
+let pairs;
+let log;
 
 const median = numbers => [...numbers].sort((a, b) => a - b)[numbers.length >> 1];
 
@@ -146,6 +140,17 @@ const machine = {
   date: new Date().toISOString().slice(0, 10),
 };
 
+async function startAll() {
+  pairs = {
+    c: await pair(cClient, cServer),
+    worker: await pair(cClient, tsServer('worker', 'dedicated')),
+    main: await pair(cClient, tsServer('main', 'shared')),
+    both: await pair(tsClient('dedicated'), tsServer('worker', 'dedicated')),
+    bothShared: await pair(tsClient('shared'), tsServer('main', 'shared')),
+  };
+  log = await start(node('log'));
+}
+
 async function measureAll() {
   await section('8-byte REGION_READ, a round trip', async group => {
     const job = 'read:4000';
@@ -192,6 +197,7 @@ async function measureAll() {
 
 try {
   if (!values.json) for (const [name, value] of Object.entries(machine)) console.log(`${name}: ${value}`);
+  await startAll();
   await measureAll();
   if (values.json) console.log(JSON.stringify({ machine, rows }, null, 2));
 } finally {
