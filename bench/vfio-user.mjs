@@ -26,7 +26,7 @@ const rows = [];
 const running = [];
 const folder = mkdtempSync(join(tmpdir(), 'dmalog-bench-'));
 const peer = fileURLToPath(new URL('vfio-user-peer.mjs', import.meta.url));
-const plainC = compile();
+let plainC;
 
 function lastCore() {
   const allowed = /Cpus_allowed_list:\s*(\S+)/.exec(readFileSync('/proc/self/status', 'utf8'))[1];
@@ -136,11 +136,21 @@ const machine = {
   pinnedTo: Number(values.core),
   kernel: release(),
   node: process.version,
-  gcc: execFileSync('gcc', ['-dumpfullversion'], { encoding: 'utf8' }).trim(),
+  gcc: gccVersion(),
   date: new Date().toISOString().slice(0, 10),
 };
 
+function gccVersion() {
+  try {
+    return execFileSync('gcc', ['-dumpfullversion'], { encoding: 'utf8' }).trim();
+  } catch (error) {
+    if (error.code === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
 async function startAll() {
+  plainC = compile();
   pairs = {
     c: await pair(cClient, cServer),
     worker: await pair(cClient, tsServer('worker', 'dedicated')),
@@ -197,8 +207,11 @@ async function measureAll() {
 
 try {
   if (!values.json) for (const [name, value] of Object.entries(machine)) console.log(`${name}: ${value}`);
-  await startAll();
-  await measureAll();
+  if (machine.gcc === undefined) console.error('vfio-user: without gcc there is nothing to measure beside');
+  else {
+    await startAll();
+    await measureAll();
+  }
   if (values.json) console.log(JSON.stringify({ machine, rows }, null, 2));
 } finally {
   for (const child of running) child.kill('SIGKILL');
