@@ -71,6 +71,7 @@ export class MessageStream {
   #first: QueuedMessage | undefined;
   #last: QueuedMessage | undefined;
   #queuedBytes = 0;
+  #wakeUps = 0;
   #paused = false;
   #ending: NodeJS.Timeout | undefined;
   #endReason: VfioError | undefined;
@@ -118,6 +119,11 @@ export class MessageStream {
   /** Bytes that the socket has not taken yet. */
   get queuedBytes(): number {
     return this.#queuedBytes;
+  }
+
+  /** How often the event loop has come round to this stream. */
+  get wakeUps(): number {
+    return this.#wakeUps;
   }
 
   /** Whether the connection is over. */
@@ -203,6 +209,7 @@ export class MessageStream {
   }
 
   #wake(readable: boolean, writable: boolean): void {
+    this.#wakeUps++;
     if (writable) this.#flush();
     if (!readable) return;
     this.#receive();

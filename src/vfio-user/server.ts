@@ -5,8 +5,9 @@ import type { VfioError } from '../uapi/index.js';
 import type { DeviceStatistics } from './extension-messages.js';
 import { completeLimits, type VfioUserLimits } from './limits.js';
 import { Admission } from './server-admission.js';
+import type { SessionOptions } from './server-establish.js';
 import { statisticsOf } from './server-extensions.js';
-import { type ClientRole, ServerSession, type SessionOptions } from './server-session.js';
+import { type ClientRole, ServerSession } from './server-session.js';
 import { Turns } from './server-turns.js';
 
 /** Where and how a {@link VfioUserServer} serves. */
