@@ -33,7 +33,7 @@ export interface ServerOptions extends Partial<VfioUserLimits>, AddressOptions {
    *
    * `'dedicated'`: nobody, as in a worker or a process for this one device. After a request the session waits for the next one in the
    * kernel, up to 4 ms, which saves a trip through the event loop for each request; timers and promises of the device get their turn at least
-   * every 10 ms, and at once while a request, a DMA or the device itself (`Device.busy`) is at work.
+   * every 15 ms, and at once while a request, a DMA or the device itself (`Device.busy`) is at work.
    */
   loop?: 'shared' | 'dedicated';
   /** A client has connected and agreed on a version. */
