@@ -23,7 +23,7 @@ export class MessageBacking implements Backing {
     return this.#requests.write(this, this.#addressOf(offset), from);
   }
 
-  /** What is under way fails with ECANCELED: nothing of it reaches the device any more. */
+  /** What is under way fails with ECANCELED, and so does what would follow: the client hears no more of this region. */
   close(): void {
     this.#requests.abandon(this);
   }

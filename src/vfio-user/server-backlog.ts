@@ -1,7 +1,12 @@
 import { closeFds, type Frame } from './frame-parser.js';
 
-/** How many received messages may wait while one is served; beyond, the socket is not read, unless a reply is awaited from it. */
+/**
+ * How many received messages may wait while one is served, with how much data and how many descriptors; beyond, the socket is not read,
+ * unless a reply is awaited from it. The last message may go beyond by as much as a message may have.
+ */
 const COMFORTABLE_MESSAGES = 16;
+const COMFORTABLE_BYTES = 4 * 1024 * 1024;
+const COMFORTABLE_FDS = 32;
 
 /**
  * How much may wait at most, when reading must go on for the sake of a reply behind it: as many messages as there are ids, the data of
@@ -25,10 +30,12 @@ export class Backlog {
 
   /** Whether it is time to stop reading where that is possible. */
   get isFull(): boolean {
-    return this.#frames.length >= COMFORTABLE_MESSAGES;
+    return (
+      this.#frames.length >= COMFORTABLE_MESSAGES || this.#bytes >= COMFORTABLE_BYTES || this.#fds >= COMFORTABLE_FDS
+    );
   }
 
-  /** Whether more waits than any client may have waiting. */
+  /** Whether more waits than any client may have waiting: nothing may be added. */
   get overflows(): boolean {
     return this.#frames.length > MOST_MESSAGES || this.#bytes > MOST_BYTES || this.#fds > MOST_FDS;
   }

@@ -44,6 +44,8 @@ export class DmaRequests {
   readonly #options: DmaRequestOptions;
   /** By message id, in the order in which they were sent. All wait equally long: the first is the first to be overdue. */
   readonly #pending = new Map<number, Pending>();
+  /** Those of whom nothing is asked any more: a DMA of theirs may have pieces that were still to come. */
+  readonly #abandoned = new WeakSet<object>();
   /** Commands of given up requests, by message id. */
   readonly #givenUp = new Map<number, number>();
   #nextId = 0;
@@ -87,6 +89,7 @@ export class DmaRequests {
 
   #ask(owner: object, command: number, payload: Uint8Array, take: (payload: Uint8Array) => void): Promise<void> {
     if (this.#ended !== undefined) return Promise.reject(this.#ended);
+    if (this.#abandoned.has(owner)) return Promise.reject(unmapped(command));
     if (this.#pending.size + this.#givenUp.size === MESSAGE_IDS) {
       const message = `${MESSAGE_IDS} requests have no reply`;
       return Promise.reject(new VfioError('ENOBUFS', { operation: operationOf(command), message }));
@@ -121,10 +124,11 @@ export class DmaRequests {
     return true;
   }
 
-  /** Rejects what is under way for `owner` with ECANCELED. */
+  /** Rejects what is under way for `owner`, and what it asks for from now on, with ECANCELED. */
   abandon(owner: object): void {
+    this.#abandoned.add(owner);
     for (const [id, request] of this.#pending) {
-      if (request.owner === owner) this.#giveUp(id, request, 'ECANCELED', 'its region was unmapped');
+      if (request.owner === owner) this.#giveUp(id, request, unmapped(request.command));
     }
   }
 
@@ -138,10 +142,10 @@ export class DmaRequests {
     for (const request of pending) request.reject(reason);
   }
 
-  #giveUp(id: number, request: Pending, errno: 'ECANCELED' | 'ETIMEDOUT', message: string): void {
+  #giveUp(id: number, request: Pending, error: VfioError): void {
     this.#givenUp.set(id, request.command);
     this.#forget(id);
-    request.reject(new VfioError(errno, { operation: operationOf(request.command), message }));
+    request.reject(error);
   }
 
   #forget(id: number): void {
@@ -162,7 +166,8 @@ export class DmaRequests {
         this.#startTimer(Math.ceil(request.deadline - now));
         return;
       }
-      this.#giveUp(id, request, 'ETIMEDOUT', `no reply within ${this.#options.timeoutMs} ms`);
+      const message = `no reply within ${this.#options.timeoutMs} ms`;
+      this.#giveUp(id, request, new VfioError('ETIMEDOUT', { operation: operationOf(request.command), message }));
     }
   }
 }
@@ -180,6 +185,10 @@ function settle(request: Pending, payload: Uint8Array): void {
     const operation = operationOf(request.command);
     request.reject(new VfioError('EIO', { operation, message: 'the reply does not fit the request', cause: error }));
   }
+}
+
+function unmapped(command: number): VfioError {
+  return new VfioError('ECANCELED', { operation: operationOf(command), message: 'its region was unmapped' });
 }
 
 function refusal(command: number, number: number): VfioError {

@@ -19,7 +19,7 @@ import { decodeHeader, HEADER_SIZE, type Header } from './header.js';
 
 /** What a {@link QuickPath} works for. */
 export interface QuickPathOwner {
-  /** Whether a message may be served now: none is under way, none waits, and what was answered has left. */
+  /** Whether another message may be served now: what was answered has left, and it is nobody else's turn. */
   mayServe(): boolean;
   /** Sends the first `length` bytes, or keeps a copy of them. */
   send(bytes: Uint8Array, length: number): void;
@@ -42,6 +42,7 @@ export class QuickPath {
   readonly #replies = new Uint8Array(REPLIES_AT_ONCE * (ACCESS_SIZE + LARGEST_ACCESS));
   readonly #repliesView = new DataView(this.#replies.buffer);
   #filled = 0;
+  #answersLater = false;
   /** By the number of bytes of an access: what the device reads into or is given, for the time of the call. */
   readonly #data = Array.from({ length: LARGEST_ACCESS + 1 }, (_, count) => new Uint8Array(count));
   #bytes: Uint8Array = NO_BYTES;
@@ -52,6 +53,11 @@ export class QuickPath {
     this.#owner = owner;
   }
 
+  /** Whether the last message that was taken is under way: none may be served before it is answered. */
+  get answersLater(): boolean {
+    return this.#answersLater;
+  }
+
   /**
    * Serves whole messages from the front of what was received, for as long as they are usual.
    * @param bytes which begin with a message, in their first `length` bytes
@@ -60,7 +66,8 @@ export class QuickPath {
   take(bytes: Uint8Array, length: number): number {
     if (bytes !== this.#bytes) this.#look(bytes);
     let taken = 0;
-    while (this.#owner.mayServe() && this.#isUsual(taken, length)) {
+    this.#answersLater = false;
+    while (!this.#answersLater && this.#owner.mayServe() && this.#isUsual(taken, length)) {
       const size = this.#view.getUint32(taken + 4, true);
       this.#serve(taken);
       taken += size;
@@ -100,8 +107,11 @@ export class QuickPath {
     const data = this.#data[count]!;
     let pending: MaybePromise<void>;
     try {
-      if (isRead) pending = this.#device.regionRead(region, offset, data);
-      else {
+      if (isRead) {
+        // A device may leave bytes as they are: they are zeros, and not what was here before.
+        for (let index = 0; index < count; index++) data[index] = 0;
+        pending = this.#device.regionRead(region, offset, data);
+      } else {
         for (let index = 0; index < count; index++) data[index] = this.#bytes[at + ACCESS_SIZE + index]!;
         pending = this.#device.regionWrite(region, offset, data);
       }
@@ -136,6 +146,7 @@ export class QuickPath {
     const access = this.#bytes.slice(at + HEADER_SIZE, at + ACCESS_SIZE);
     const count = this.#view.getUint32(at + 28, true);
     this.#data[count] = new Uint8Array(count);
+    this.#answersLater = true;
     this.#flush();
     this.#owner.answerLater(
       header,

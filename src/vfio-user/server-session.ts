@@ -1,21 +1,20 @@
 import type { Device } from '../device/index.js';
-import type { DmaRegionSpec, MaybePromise } from '../memory/index.js';
+import type { MaybePromise } from '../memory/index.js';
 import type { OwnedFd } from '../native/index.js';
 import { asVfioError, ERRNO, VfioError } from '../uapi/index.js';
 import { Command, commandName, MessageType } from './constants.js';
 import { closeFds, type Frame } from './frame-parser.js';
 import { encodeErrorReply, encodeReply, type Header } from './header.js';
-import { MAX_VERSION_PAYLOAD, STRUCTURE_ROOM, TURN_MS, type VfioUserLimits } from './limits.js';
+import { MAX_VERSION_PAYLOAD, STRUCTURE_ROOM } from './limits.js';
 import { MessageStream } from './message-stream.js';
 import { Backlog } from './server-backlog.js';
 import { serveCommand } from './server-commands.js';
 import type { CommandContext, Reply } from './server-context.js';
-import { DmaRequests } from './server-dma-requests.js';
+import { type Agreement, agree, establish, type SessionOptions } from './server-establish.js';
+import { LoopTime } from './server-loop-time.js';
 import { QuickPath } from './server-quick-path.js';
-import { SharedBitmaps } from './server-shared-bitmaps.js';
-import type { Turns } from './server-turns.js';
-import { TwinSocket } from './server-twin-socket.js';
-import { type AgreedFeatures, answerVersion, decodeVersion, encodeVersion } from './version.js';
+import type { TwinSocket } from './server-twin-socket.js';
+import type { AgreedFeatures } from './version.js';
 
 /** Whom a connection is for: the VMM, of which there is one at a time, or one of the trackers beside it. */
 export type ClientRole = AgreedFeatures['role'];
@@ -38,20 +37,6 @@ export interface SessionEvents {
   /** Whether nothing but this session's socket may need the event loop soon, so that it may be waited for in the kernel. */
   mayWait(): boolean;
 }
-
-/** What a {@link ServerSession} needs to know. */
-export interface SessionOptions {
-  readonly limits: VfioUserLimits;
-  readonly versionTimeoutMs: number;
-  readonly dmaTimeoutMs: number;
-  readonly reachByMessage: (region: DmaRegionSpec) => boolean;
-  readonly loop: 'shared' | 'dedicated';
-  readonly turns: Turns;
-  connections(): number;
-}
-
-/** What this server can do beyond what every server can. */
-const OFFERED = { twinSocket: true, writeMultiple: true, dmalog: true } as const;
 
 /**
  * One client's connection.
@@ -83,6 +68,7 @@ export class ServerSession {
   readonly #stream: MessageStream;
   readonly #versionTimer: NodeJS.Timeout;
   readonly #backlog = new Backlog();
+  readonly #loopTime = new LoopTime();
   /** Missing until VERSION is answered. */
   #context: CommandContext | undefined;
   /** For the VMM, once it is there. */
@@ -91,7 +77,6 @@ export class ServerSession {
   /** What cannot be read on after; answered when everything before it is served. */
   #broken: { header: Header; error: VfioError } | undefined;
   #busy = false;
-  #turnStartedAt = 0;
   #refusing = false;
   #streamClosed = false;
   #finished = false;
@@ -107,7 +92,7 @@ export class ServerSession {
       MAX_VERSION_PAYLOAD,
       options.limits.maxMessageFds,
       {
-        take: (bytes, length) => this.#quickPath?.take(bytes, length) ?? 0,
+        take: (bytes, length) => this.#takeQuickly(bytes, length),
         frame: frame => this.#receive(frame),
         broken: (header, error) => {
           this.#broken = { header, error };
@@ -138,14 +123,28 @@ export class ServerSession {
 
   #receive(frame: Frame): void {
     if (frame.header.type === MessageType.REPLY && this.#takeReply(frame)) return;
-    if (!this.#busy) this.#turnStartedAt = performance.now();
-    this.#backlog.push(frame);
     if (this.#backlog.overflows) {
+      closeFds(frame.fds);
       const message = `${this.#backlog.length} messages wait, and the reply to a DMA has not come`;
       this.#stream.destroy(new VfioError('ENOBUFS', { operation: 'connection', message }));
       return;
     }
+    this.#backlog.push(frame);
     this.#pump();
+  }
+
+  /** The quick path serves as {@link ServerSession.#pump} does: the session cannot be over before the device has returned. */
+  #takeQuickly(bytes: Uint8Array, length: number): number {
+    const quickPath = this.#quickPath;
+    if (quickPath === undefined || this.#busy || this.#backlog.length > 0) return 0;
+    this.#loopTime.begin(this.#stream.wakeUps);
+    this.#busy = true;
+    try {
+      return quickPath.take(bytes, length);
+    } finally {
+      this.#busy = quickPath.answersLater;
+      if (this.#streamClosed) this.#pump();
+    }
   }
 
   /** @returns false for a reply that nothing asked for: it is refused in its turn. */
@@ -155,18 +154,36 @@ export class ServerSession {
     return true;
   }
 
-  /** Serves what waits, for as long as each is done at once and its reply leaves at once. */
+  /** Serves what waits, for as long as each is done at once, its reply leaves at once, and nobody else has waited for too long. */
   #pump(): void {
+    this.#loopTime.begin(this.#stream.wakeUps);
     while (!this.#busy && this.#stream.queuedBytes === 0) {
       const frame = this.#backlog.shift();
       if (frame === undefined) break;
       this.#busy = true;
       const pending = this.#serve(frame);
-      if (pending === undefined) this.#busy = false;
+      if (pending === undefined) this.#served();
       else pending.then(() => this.#resume());
     }
     this.#readOrNot();
     if (!this.#busy && this.#backlog.length === 0) this.#finishIfOver();
+  }
+
+  /** What comes next is served when the event loop has gone round, if it is time for that. */
+  #served(): void {
+    if (this.#loopTime.isOver) setImmediate(() => this.#goOn());
+    else this.#busy = false;
+  }
+
+  #goOn(): void {
+    this.#loopTime.restart();
+    this.#busy = false;
+    this.#pump();
+  }
+
+  #resume(): void {
+    this.#served();
+    this.#pump();
   }
 
   #readOrNot(): void {
@@ -176,19 +193,6 @@ export class ServerSession {
 
   #awaitsReplyHere(): boolean {
     return this.#twin === undefined && this.#context?.dmaRequests.waiting === true;
-  }
-
-  /** What waits is served on, but not for ever: other devices and timers of this process have their turn too. */
-  #resume(): void {
-    this.#busy = false;
-    if (performance.now() - this.#turnStartedAt < TURN_MS) {
-      this.#pump();
-      return;
-    }
-    setImmediate(() => {
-      this.#turnStartedAt = performance.now();
-      this.#pump();
-    });
   }
 
   #mayWait(): boolean {
@@ -228,61 +232,38 @@ export class ServerSession {
   #agree(header: Header, payload: Uint8Array): MaybePromise<Reply> {
     if (header.command !== Command.VERSION) return this.#refuse(invalid(header, 'command', 'VERSION comes first'));
     clearTimeout(this.#versionTimer);
-    const { limits } = this.#options;
-    const agreement = this.#orRefuse(() => answerVersion(limits, decodeVersion(payload), OFFERED));
+    const agreement = this.#orRefuse(() => agree(this.#options.limits, payload));
     const admission = this.#orRefuse(() => this.#events.admit(agreement.features.role));
     if (admission === undefined) return this.#establish(agreement);
     return admission.then(() => this.#establish(agreement));
   }
 
-  #establish({ answer, agreed, features }: ReturnType<typeof answerVersion>): Reply {
+  #establish(agreement: Agreement): Reply {
     if (this.#streamClosed) throw clientGone();
-    const payload = encodeVersion(answer);
-    if (features.twinSocket) this.#twin = this.#orRefuse(() => this.#openTwin());
+    const { context, twin, reply } = this.#orRefuse(() =>
+      establish(this.#device, this.#options, agreement, {
+        send: message => this.#send(message),
+        waitingChanged: () => this.#readOrNot(),
+        twinEnded: reason => this.#leaveTwin(reason),
+      }),
+    );
+    this.#context = context;
+    this.#twin = twin;
     this.#stream.maxPayload = this.#options.limits.maxDataTransfer + STRUCTURE_ROOM;
-    this.#context = {
-      device: this.#device,
-      // A client that asks for data has room for it, whatever it said: the C reference's sample says 1 KiB and reads 12.
-      limits: { ...agreed, maxDataTransfer: this.#options.limits.maxDataTransfer },
-      features,
-      dmaRequests: this.#openDmaRequests(agreed),
-      reachByMessage: this.#options.reachByMessage,
-      bitmaps: new SharedBitmaps(),
-      turns: this.#options.turns,
-      connections: this.#options.connections,
-    };
-    if (features.role === 'vmm') this.#quickPath = this.#openQuickPath();
-    this.#tell(() => this.#events.connected(features.role));
-    return this.#twin === undefined ? payload : { payload, fds: [this.#twin.clientEnd.fd] };
+    const { role } = context.features;
+    if (role === 'vmm') this.#quickPath = this.#openQuickPath();
+    this.#tell(() => this.#events.connected(role));
+    return reply;
   }
 
   #openQuickPath(): QuickPath {
     return new QuickPath(this.#device, {
-      mayServe: () =>
-        !this.#busy && this.#backlog.length === 0 && this.#stream.queuedBytes === 0 && !this.#stream.closed,
-      send: (bytes, length) => this.#stream.sendFrom(bytes, length),
+      mayServe: () => this.#stream.queuedBytes === 0 && !this.#stream.closed && !this.#loopTime.isOverByNow,
+      send: (bytes, length) => this.#orDestroy(() => this.#stream.sendFrom(bytes, length)),
       answerLater: (header, reply) => {
-        this.#turnStartedAt = performance.now();
-        this.#busy = true;
         this.#finishLater({ header, fds: [] }, reply).then(() => this.#resume());
       },
       fail: (header, error) => this.#fail(header, error),
-    });
-  }
-
-  #openTwin(): TwinSocket {
-    return new TwinSocket(this.#options.limits.maxDataTransfer + STRUCTURE_ROOM, {
-      reply: frame => this.#context?.dmaRequests.receive(frame) === true,
-      ended: reason => this.#leaveTwin(reason),
-    });
-  }
-
-  #openDmaRequests({ maxDataTransfer }: VfioUserLimits): DmaRequests {
-    return new DmaRequests({
-      maxData: maxDataTransfer,
-      timeoutMs: this.#options.dmaTimeoutMs,
-      send: message => (this.#twin === undefined ? this.#send(message) : this.#twin.send(message)),
-      waitingChanged: () => this.#readOrNot(),
     });
   }
 
@@ -321,8 +302,13 @@ export class ServerSession {
   }
 
   #send(message: Uint8Array, fds: readonly number[] = []): void {
+    this.#orDestroy(() => this.#stream.send(message, fds));
+  }
+
+  /** A message that cannot be sent would leave a hole among the others. */
+  #orDestroy(send: () => void): void {
     try {
-      this.#stream.send(message, fds);
+      send();
     } catch (error) {
       this.#stream.destroy(asVfioError(error, 'send'));
     }

@@ -5,8 +5,9 @@ import type { VfioError } from '../uapi/index.js';
 import type { DeviceStatistics } from './extension-messages.js';
 import { completeLimits, type VfioUserLimits } from './limits.js';
 import { Admission } from './server-admission.js';
+import type { SessionOptions } from './server-establish.js';
 import { statisticsOf } from './server-extensions.js';
-import { type ClientRole, ServerSession, type SessionOptions } from './server-session.js';
+import { type ClientRole, ServerSession } from './server-session.js';
 import { Turns } from './server-turns.js';
 
 /** Where and how a {@link VfioUserServer} serves. */
@@ -32,7 +33,7 @@ export interface ServerOptions extends Partial<VfioUserLimits>, AddressOptions {
    *
    * `'dedicated'`: nobody, as in a worker or a process for this one device. After a request the session waits for the next one in the
    * kernel, up to 4 ms, which saves a trip through the event loop for each request; timers and promises of the device get their turn at least
-   * every 10 ms, and at once while a request, a DMA or the device itself (`Device.busy`) is at work.
+   * every 15 ms, and at once while a request, a DMA or the device itself (`Device.busy`) is at work.
    */
   loop?: 'shared' | 'dedicated';
   /** A client has connected and agreed on a version. */

@@ -198,6 +198,30 @@ describe('DMA to a region without a file', () => {
     expect(into).toEqual(words(5));
   });
 
+  test('asks for nothing of a region any more once it is unmapped, also where pieces were still to come', async () => {
+    const { device, peer } = await connected('unmapped', {}, '{"capabilities":{"max_data_xfer_size":4096}}');
+    await peer.errno(Command.DMA_MAP, words(32, 3, 0n, 0x20000n, 0x10000n));
+    device.dma.log.start(4096n, [{ iova: 0n, length: 0x100000n }]);
+    await peer.errno(Command.DMA_MAP, words(32, 3, 0n, 0x30000n, 0x10000n));
+    // What is still to come lies in the same region, then in the next one.
+    for (const [start, unmapped] of [
+      [0x1e000n, 0x10000n],
+      [0x2f000n, 0x30000n],
+    ] as const) {
+      const dma = rejection(Promise.resolve(device.dma.write(start, new Uint8Array(0x2000))));
+      const request = await peer.reply();
+      const unmap = message(Command.DMA_UNMAP, words(24, 0, unmapped, 0x10000n), { id: 50 });
+      await peer.send(Buffer.concat([replyTo(request, request.payload.slice(0, 16)), unmap]));
+      expect(await peer.reply()).toMatchObject({ id: 50, flags: REPLY });
+      expect((await peer.request(Command.DEVICE_GET_INFO, words(16, 0, 0, 0))).flags).toBe(REPLY);
+      expect(await dma).toBe('ECANCELED');
+    }
+    // A part was written: all of it is logged.
+    const bitmap = new Uint32Array(2);
+    device.dma.log.report(0n, 0x40000n, 4096n, bitmap);
+    expect(bitmap).toEqual(Uint32Array.of(0b11 << 30, 0b11 << 15));
+  });
+
   test('fails when its region is unmapped, when the client leaves, and when the server is closed', async () => {
     const { device } = await serve(path('g'), {}, new StampDevice({ busMaster: 'ignored' }));
     device.dma.log.start(4096n, 'everything');

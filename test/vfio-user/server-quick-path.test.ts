@@ -101,3 +101,36 @@ test('accesses whose replies are not read wait, and are all answered when they a
   peer.close();
   await until(() => device.events.includes('disconnect'));
 });
+
+test('a read that the device leaves unanswered is of zeros, whatever was written before', async () => {
+  class Silent extends StampDevice {
+    protected override readRegister(): void {}
+  }
+  await serve(path('zeros'), {}, new Silent());
+  const peer = await greeted(path('zeros'));
+  await peer.request(Command.REGION_WRITE, words(0n, 0, 4, 0xdeadbeef));
+  const reply = await peer.request(Command.REGION_READ, words(0n, 0, 4));
+  expect(reply.payload).toEqual(words(0n, 0, 4, 0));
+});
+
+test('a device that closes its server in the middle of an access keeps its memory to the end of it', async () => {
+  class Closing extends StampDevice {
+    close_: (() => Promise<void>) | undefined;
+    protected override writeRegister(): MaybePromise<void> {
+      void this.close_?.();
+      this.events.push(`${this.dma.map.statistics.regions} regions`);
+      return new Promise<void>(resolve => setImmediate(resolve)).then(() => {
+        this.events.push(`${this.dma.map.statistics.regions} regions`);
+      });
+    }
+  }
+  const device = new Closing();
+  const { server } = await serve(path('closing'), {}, device);
+  device.close_ = () => server.close();
+  const peer = await greeted(path('closing'));
+  expect(await peer.errno(Command.DMA_MAP, words(32, 3, 0n, 0n, 0x1000n))).toBe(0);
+  await peer.send(message(Command.REGION_WRITE, words(0n, 0, 4, 1)));
+  await until(() => device.events.length > 0);
+  await server.close();
+  expect(device.events).toEqual(['1 regions', '1 regions', 'disconnect']);
+});

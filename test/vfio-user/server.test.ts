@@ -21,6 +21,10 @@ import { Stamp, StampDevice, stampSettings } from './stamp-device.js';
 
 expectNoFdLeak();
 const path = temporaryFolder();
+
+function write(offset: number, data: Uint8Array): Uint8Array {
+  return Uint8Array.from([...words(BigInt(offset), 0, data.length), ...data]);
+}
 const { EINVAL, EEXIST, ENOSPC, EOPNOTSUPP, EIO, ENOTTY, EACCES } = ERRNO;
 
 const enableBusMaster = Uint8Array.from([...words(4n, 7, 2), 6, 0]);
@@ -413,6 +417,60 @@ describe('DEVICE_FEATURE and the migration data', () => {
     expect(await peer.errno(Command.MIG_DATA_READ, words(16, 8))).toBe(EINVAL);
     expect(await peer.errno(Command.MIG_DATA_WRITE, words(12, 4, 0))).toBe(EINVAL);
   });
+});
+
+describe('a client that does not wait for its replies', () => {
+  test('may have several large commands under way', async () => {
+    const { device } = await serve(path('large'), { maxDataTransfer: 40 * 2 ** 20 });
+    const peer = await greeted(path('large'));
+    await peer.send(message(Command.REGION_WRITE, write(Stamp.SLOW, words(1)), { id: 1 }));
+    const size = 40 * 2 ** 20;
+    const large = message(Command.REGION_WRITE, Buffer.concat([words(0n, 1, size), new Uint8Array(size)]), { id: 2 });
+    let turns = 0;
+    const sending = peer.send(Buffer.concat([large, large, large]));
+    // Long enough for two of them to be read, if they were.
+    await until(() => ++turns === 1000);
+    device.release();
+    for (const id of [1, 2, 2, 2]) expect((await peer.reply()).id).toBe(id);
+    await sending;
+  });
+
+  test('may have several commands with many descriptors under way', async () => {
+    const { device } = await serve(path('many-fds'), { maxMessageFds: 200 });
+    const peer = await greeted(path('many-fds'));
+    const fds = new Array<number>(200).fill(memoryFile(4096).fd);
+    await peer.send(message(Command.REGION_WRITE, write(Stamp.SLOW, words(1)), { id: 0 }));
+    await until(() => device.held === 1);
+    for (let id = 1; id < 5; id++) {
+      await peer.send(message(Command.DEVICE_GET_INFO, words(16, 0, 0, 0), { id }), fds);
+      await turn();
+    }
+    device.release();
+    for (let id = 0; id < 5; id++) expect((await peer.reply()).id).toBe(id);
+  });
+});
+
+test('commands that are done at once leave the event loop its turns too', async () => {
+  let turns = 0;
+  const seen: number[] = [];
+  class Slow extends StampDevice {
+    protected override writeRegister(): void {
+      const end = performance.now() + 1;
+      while (performance.now() < end);
+      seen.push(turns);
+    }
+  }
+  await serve(path('sync'), {}, new Slow());
+  const peer = await greeted(path('sync'));
+  const counting = setInterval(() => turns++, 1);
+  for (const length of [4, 12]) {
+    const one = message(Command.REGION_WRITE, write(0x40, new Uint8Array(length)), { flags: NO_REPLY });
+    await peer.send(Buffer.concat(new Array(200).fill(one)));
+    expect(await peer.errno(Command.DEVICE_GET_INFO, words(16, 0, 0, 0))).toBe(0);
+    expect(seen.splice(0).length).toBe(200);
+  }
+  clearInterval(counting);
+  expect(turns).toBeGreaterThan(10);
 });
 
 test('thousands of requests in one piece leave the event loop its turns', async () => {
