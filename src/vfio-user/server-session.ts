@@ -327,6 +327,8 @@ export class ServerSession {
     clearTimeout(this.#versionTimer);
     this.#context?.dmaRequests.end(clientGone(reason));
     this.#twin?.close();
+    // Who left before the place was free asks for nothing any more: served now, it would ask for the place again, and keep it.
+    if (this.#context === undefined) this.#backlog.clear();
     this.#events.left();
     this.#pump();
   }

@@ -173,6 +173,24 @@ describe('a second VMM', () => {
     expect(openFdCount()).toBe(fds);
   });
 
+  test('that says more while it waits, and leaves, never takes the place', async () => {
+    const { server } = await serve(path('queue'));
+    const vmm = await greeted(path('queue'), VMM);
+    for (const more of [1, 2, 3]) {
+      const waiting = Peer.connect(path('queue'));
+      for (let count = 0; count <= more; count++) await waiting.send(message(Command.VERSION, versionPayload(VMM)));
+      for (let wait = 0; wait < 5; wait++) await turn();
+      waiting.close();
+    }
+    for (let wait = 0; wait < 5; wait++) await turn();
+    vmm.close();
+    await until(() => !server.connected);
+    const next = await greeted(path('queue'), VMM);
+    expect(await next.errno(Command.DEVICE_GET_INFO, words(16, 0, 0, 0))).toBe(0);
+    next.close();
+    await server.close();
+  });
+
   test('that waits when the server is closed is sent away', async () => {
     const { server } = await serve(path('i'));
     await greeted(path('i'));
