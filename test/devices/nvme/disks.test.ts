@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeEach, describe, expect, test } from 'vitest';
 import { FileDisk, MAX_MEMORY_DISK, MemoryDisk, NvmeController } from '../../../src/devices/nvme/index.js';
-import { FREE_AREA, NvmeHost, requireSuccess } from './nvme-host.js';
+import { FREE_AREA, NvmeHost, requireSuccess, turn } from './nvme-host.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'dmalog-disk-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -134,5 +134,25 @@ describe('options out of their limits are refused', () => {
     ['disk', { disk: new MemoryDisk(512), blockSize: 4096 }],
   ])('%s: %j', (field, options) => {
     expect(() => new NvmeController({ disk: new MemoryDisk(4096), ...options })).toThrow(field);
+  });
+});
+
+describe('a disk in memory', () => {
+  test('lets others have their turn while a deallocation of all of it, many times over, goes on', async () => {
+    const disk = new MemoryDisk(2 ** 24);
+    disk.content.fill(7);
+    const host = new NvmeHost({ disk });
+    await host.start(2);
+    const everything = new Uint8Array(256 * 16);
+    for (let at = 0; at < everything.length; at += 16) new DataView(everything.buffer).setUint32(at + 4, 2 ** 15, true);
+    host.memory.write(FREE_AREA, everything);
+    const ended: string[] = [];
+    const trim = host.submit(1, { ...WRITE, opcode: 9, dwords: [255, 4] }).then(() => ended.push('deallocation'));
+    await turn();
+    const read = host.submit(2, { ...READ, prp1: FREE_AREA + 4096 }).then(() => ended.push('read'));
+    await Promise.all([trim, read]);
+    expect(ended).toEqual(['read', 'deallocation']);
+    expect(disk.content.every(byte => byte === 0)).toBe(true);
+    await host.close();
   });
 });
