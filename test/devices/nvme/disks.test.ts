@@ -1,4 +1,14 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeEach, describe, expect, test } from 'vitest';
@@ -54,6 +64,32 @@ describe('a disk in a file', () => {
     expect(statSync(made).blocks).toBeLessThan(16);
     await expect(FileDisk.create(made, 4096)).rejects.toMatchObject({ errno: 'EEXIST' });
     await expect(FileDisk.create(join(folder, 'none.img'), 0)).rejects.toMatchObject({ errno: 'EINVAL' });
+  });
+
+  test('that cannot be made is not left behind', async () => {
+    const large = join(folder, 'large.img');
+    await expect(FileDisk.create(large, Number.MAX_SAFE_INTEGER)).rejects.toMatchObject({ errno: 'EFBIG' });
+    expect(existsSync(large)).toBe(false);
+  });
+
+  test("is nobody else's for as long as it is open, unless they share it rightly", async () => {
+    const made = join(folder, 'locked.img');
+    for (const open of [() => FileDisk.create(made, 4096), () => FileDisk.open(made)]) {
+      const disk = await open();
+      await expect(FileDisk.open(made)).rejects.toMatchObject({ errno: 'EBUSY' });
+      await expect(FileDisk.open(made, { readOnly: true })).rejects.toMatchObject({ errno: 'EBUSY' });
+      await (await FileDisk.open(made, { shared: true })).close();
+      await disk.close();
+    }
+    const readers = [await FileDisk.open(made, { readOnly: true }), await FileDisk.open(made, { readOnly: true })];
+    await expect(FileDisk.open(made)).rejects.toMatchObject({ errno: 'EBUSY' });
+    for (const disk of readers) await disk.close();
+  });
+
+  test('that is a pipe is refused at once', async () => {
+    const pipe = join(folder, 'pipe');
+    execFileSync('mkfifo', [pipe]);
+    await expect(FileDisk.open(pipe, { readOnly: true })).rejects.toMatchObject({ errno: 'EINVAL' });
   });
 
   test('is refused where there is none', async () => {
