@@ -25,6 +25,10 @@ export const libc = {
   fcntl: declare<(fd: number, command: number, argument: number) => number>(
     'int fcntl(int fd, int command, int64_t argument)',
   ),
+  // The same call with a structure as third argument.
+  fcntlAt: declare<(fd: number, command: number, argument: Bytes) => number>(
+    'int fcntl(int fd, int command, void *argument)',
+  ),
   memfdCreate: declare<(name: string, flags: number) => number>(
     'int memfd_create(const char *name, unsigned int flags)',
   ),

@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -10,6 +10,7 @@ const folder = mkdtempSync(join(tmpdir(), 'dmalog-nvme-cli-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 
 const disk = join(folder, 'disk.img');
+const absent = join(folder, 'absent.img');
 const socket = join(folder, 'disk.sock');
 writeFileSync(disk, new Uint8Array(65536));
 writeFileSync(join(folder, 'odd.img'), new Uint8Array(1000));
@@ -63,6 +64,8 @@ describe('dmalog device nvme', () => {
     [['--file', disk, '--memory', '1M'], "option '--file <path>' cannot be used with option '--memory <bytes>'"],
     [['--memory', '1M', '--read-only'], "option '--read-only' cannot be used with option '--memory <bytes>'"],
     [['--memory', '1M', '--size', '1M'], "option '--size <bytes>' cannot be used with option '--memory <bytes>'"],
+    [['--memory', '1M', '--shared'], "option '--shared' cannot be used with option '--memory <bytes>'"],
+    [['--file', disk, '--serial', 'x'.repeat(21)], 'It takes 1 to 20 printable ASCII characters'],
     [['--file', disk, '--size', 'large'], 'It takes a size such as 1G'],
     [['--file', disk, '--queues', '0'], 'It takes a whole number, 1 to 128'],
     [['--file', disk, '--block-size', '100'], 'It takes one of 512, 1024, 2048, 4096'],
@@ -74,20 +77,34 @@ describe('dmalog device nvme', () => {
   });
 
   it.each([
-    ['a file that is not there', ['--file', join(folder, 'absent.img')], '--size makes one'],
+    ['a file that is not there', ['--file', absent], '--size makes one'],
     ['a folder', ['--file', join(folder, 'folder')], 'EISDIR'],
     ['a folder, to be read', ['--file', join(folder, 'folder'), '--read-only'], 'is no regular file'],
     ['an empty file', ['--file', join(folder, 'empty.img')], 'is empty'],
     ['a file that ends inside a block', ['--file', join(folder, 'odd.img')], 'not a multiple of 512'],
     ['a file of another size', ['--file', disk, '--size', '1M'], 'has 65536 bytes'],
     ['a folder that is not there', ['--file', join(folder, 'none', 'x.img'), '--size', '1M'], 'ENOENT'],
-    ['a serial number that is too long', ['--file', disk, '--serial', 'x'.repeat(21)], 'serial'],
+    ['a size that ends inside a block', ['--file', absent, '--size', '1000'], 'not a multiple of 512'],
     ['a disk that is too large for memory', ['--memory', '1T'], 'a disk in memory has'],
   ])('ends with 1 and one line on %s', async (_, parameters, line) => {
     const { code, stderr } = await run('device', 'nvme', '--socket', socket, ...parameters);
     expect(code).toBe(1);
     expect(stderr).toMatch(/^dmalog: [^\n]*\n$/);
     expect(stderr).toContain(line);
+    expect(existsSync(absent)).toBe(false);
+  });
+
+  it('ends with 1 and one line on a file that another one serves, unless it may share it', async () => {
+    await served(['--file', disk], async () => {
+      const other = ['device', 'nvme', '--socket', join(folder, 'other.sock'), '--file', disk];
+      const refused = await run(...other);
+      expect(refused.code).toBe(1);
+      expect(refused.stderr).toMatch(/^dmalog: [^\n]* is in use [^\n]*\n$/);
+      const { child, finished } = start([...other, '--shared']);
+      await new Promise(resolve => child.stdout!.once('data', resolve));
+      child.kill('SIGTERM');
+      expect(await finished).toMatchObject({ code: 0, stderr: '' });
+    });
   });
 
   it('tells in its help how QEMU attaches it', async () => {

@@ -1,13 +1,15 @@
 import { createHash } from 'node:crypto';
 import { realpathSync } from 'node:fs';
-import { Command, Option } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import {
   DEFAULT_QUEUES,
   type Disk,
   FileDisk,
+  isSerial,
   MAX_QUEUES,
   MemoryDisk,
   NvmeController,
+  SERIAL_SIZE,
 } from '../../devices/nvme/index.js';
 import { asVfioError, VfioError } from '../../uapi/index.js';
 import { oneOf, parseSize, wholeNumber } from '../arguments.js';
@@ -23,6 +25,7 @@ interface NvmeArguments {
   blockSize: string;
   serial?: string;
   readOnly?: boolean;
+  shared?: boolean;
 }
 
 /** `dmalog device nvme`. */
@@ -38,6 +41,11 @@ export function nvmeCommand(): Command {
     )
     .addOption(new Option('--memory <bytes>', 'a disk in memory instead, gone at the end').argParser(parseSize))
     .addOption(new Option('--read-only', 'the guest cannot write').conflicts('memory'))
+    .addOption(
+      new Option('--shared', 'take the file although it is in use: at the other end of a migration').conflicts(
+        'memory',
+      ),
+    )
     .option(
       '--queues <count>',
       "I/O queue pairs, one for each of the guest's CPUs",
@@ -45,7 +53,11 @@ export function nvmeCommand(): Command {
       DEFAULT_QUEUES,
     )
     .option('--block-size <bytes>', 'logical block', oneOf(['512', '1024', '2048', '4096']), '512')
-    .option('--serial <text>', "serial number, at most 20 characters (default: one that follows from the file's path)")
+    .option(
+      '--serial <text>',
+      "serial number, at most 20 characters (default: one that follows from the file's path)",
+      serialNumber,
+    )
     .addHelpText(
       'after',
       `
@@ -73,10 +85,11 @@ ${SERVED_UNTIL}`,
     });
 }
 
-async function openDisk({ file, size, memory, readOnly = false }: NvmeArguments): Promise<Disk> {
+async function openDisk(options: NvmeArguments): Promise<Disk> {
+  const { file, size, memory, readOnly = false, shared = false } = options;
   if (file === undefined) return new MemoryDisk(memory!);
   try {
-    const disk = await FileDisk.open(file, { readOnly });
+    const disk = await FileDisk.open(file, { readOnly, shared });
     if (size === undefined || size === disk.size) return disk;
     await disk.close();
     throw new VfioError('EEXIST', {
@@ -85,13 +98,27 @@ async function openDisk({ file, size, memory, readOnly = false }: NvmeArguments)
     });
   } catch (error) {
     if (asVfioError(error, 'open').errno !== 'ENOENT') throw error;
-    if (size !== undefined) return FileDisk.create(file, size);
+    if (size !== undefined) return createDisk(file, size, Number(options.blockSize));
     throw new VfioError('ENOENT', {
       operation: '--file',
       message: `there is no ${file}; --size makes one`,
       cause: error,
     });
   }
+}
+
+/** A file that no controller takes must not be left behind. */
+async function createDisk(file: string, size: number, blockSize: number): Promise<Disk> {
+  if (size % blockSize === 0) return FileDisk.create(file, size);
+  throw new VfioError('EINVAL', {
+    operation: '--size',
+    message: `${size} bytes are not a multiple of ${blockSize}, a block's`,
+  });
+}
+
+function serialNumber(text: string): string {
+  if (isSerial(text)) return text;
+  throw new InvalidArgumentError(`It takes 1 to ${SERIAL_SIZE} printable ASCII characters.`);
 }
 
 /** The same file gets the same serial number, so that a guest that names its disks by that finds them again. */

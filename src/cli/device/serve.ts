@@ -8,8 +8,10 @@ export async function serve(device: Device, socket: string): Promise<number> {
     path: socket,
     onError: error => console.error(`dmalog: ${device.name}: ${error}`),
   });
+  // Listened for before anybody reads that it serves, and may end it at once.
+  const stopped = untilToldToStop();
   console.log(`${device.name} serves ${socket}`);
-  const why = await untilToldToStop();
+  const why = await stopped;
   await server.close();
   return why === 'SIGINT' ? ExitCode.INTERRUPTED : ExitCode.DONE;
 }

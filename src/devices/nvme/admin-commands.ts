@@ -175,7 +175,7 @@ export class AdminCommands {
   }
 
   /** Section 5.21. */
-  #setFeatures(request: Request): NvmeStatus {
+  #setFeatures(request: Request): MaybePromise<NvmeStatus> {
     const { features, queues, events } = this.#context;
     const feature = request.dword(10) & 0xff;
     if (feature === NvmeFeature.NUMBER_OF_QUEUES && queues.hasIoQueues) return NvmeStatus.COMMAND_SEQUENCE_ERROR;
@@ -183,10 +183,22 @@ export class AdminCommands {
       const known = features.get(feature, FeatureSelect.CAPABILITIES, 0);
       return known.status === NvmeStatus.SUCCESS ? NvmeStatus.FEATURE_NOT_SAVEABLE : known.status;
     }
+    const wasWriteCacheEnabled = features.isWriteCacheEnabled;
     const { status, result } = features.set(feature, request.dword(11));
     request.result = result;
     if (features.dueWarning !== undefined) events.raise(features.dueWarning);
-    return status;
+    return wasWriteCacheEnabled && !features.isWriteCacheEnabled ? this.#emptyWriteCache() : status;
+  }
+
+  /** The write cache has just been switched off: what was written before is made durable, too. A cache that cannot be emptied stays on. */
+  #emptyWriteCache(): MaybePromise<NvmeStatus> {
+    const { namespace, features } = this.#context;
+    const restore = (status: NvmeStatus) => {
+      if (status !== NvmeStatus.SUCCESS) features.set(NvmeFeature.VOLATILE_WRITE_CACHE, 1);
+      return status;
+    };
+    const flushed = namespace.flush();
+    return flushed instanceof Promise ? flushed.then(restore) : restore(flushed);
   }
 
   /** Section 5.13. */

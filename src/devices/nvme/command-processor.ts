@@ -139,6 +139,8 @@ export class CommandProcessor {
   }
 
   #turn(): void {
+    // First of all, or commands that come without end would take all the room that their completions and the aborted requests need.
+    if (this.#mayFetch) this.#tellEvents();
     const isMoreDue = this.#mayFetch && this.#fetchInTurn();
     // Until here what ends within the turn asks for no other one: the turn looks at all queues itself.
     this.#isTurnDue = false;

@@ -1,5 +1,6 @@
 import { constants, fdatasync, read, write } from 'node:fs';
-import { type FileHandle, open } from 'node:fs/promises';
+import { type FileHandle, open, unlink } from 'node:fs/promises';
+import { lockFile } from '../../native/index.js';
 import { asVfioError, VfioError } from '../../uapi/index.js';
 import type { Disk } from './disk.js';
 
@@ -29,17 +30,21 @@ export class FileDisk implements Disk {
   }
 
   /**
-   * Opens a file that is there already. Two controllers on one file would destroy each other's data: nothing here prevents that.
-   * @throws VfioError ENOENT, EACCES, EROFS… as open(2); EINVAL for what is no regular file, or is empty.
+   * Opens a file that is there already, and locks it for as long as it is open: two controllers on one file would destroy each other's data.
+   * @param options.readOnly nothing can be written; several may read one file
+   * @param options.shared takes no lock, where others have the file open rightly: the two ends of a migration
+   * @throws VfioError ENOENT, EACCES, EROFS… as open(2); EINVAL for what is no regular file, or is empty; EBUSY for one that is locked.
    */
-  static async open(path: string, options: { readOnly?: boolean } = {}): Promise<FileDisk> {
-    const readOnly = options.readOnly ?? false;
-    const file = await openOr(path, readOnly ? constants.O_RDONLY : constants.O_RDWR);
+  static async open(path: string, options: { readOnly?: boolean; shared?: boolean } = {}): Promise<FileDisk> {
+    const { readOnly = false, shared = false } = options;
+    // A pipe would make a reader wait for a writer, for ever.
+    const file = await openOr(path, (readOnly ? constants.O_RDONLY : constants.O_RDWR) | constants.O_NONBLOCK);
     try {
       const status = await file.stat();
       // A directory can be opened for reading, too.
       if (!status.isFile()) throw refused(`${path} is no regular file`);
       if (status.size === 0) throw refused(`${path} is empty`);
+      if (!shared) lock(file, path, readOnly);
       return new FileDisk(file, status.size, readOnly);
     } catch (error) {
       await file.close();
@@ -48,17 +53,20 @@ export class FileDisk implements Disk {
   }
 
   /**
-   * Makes a new file of `size` bytes that takes no room until it is written to (a sparse one), and opens it.
+   * Makes a new file of `size` bytes that takes no room until it is written to (a sparse one), and opens and locks it. Where that fails, there is no
+   * file.
    * @throws VfioError EEXIST when there is one; ENOSPC, EFBIG, EACCES… as open(2) and ftruncate(2).
    */
   static async create(path: string, size: number): Promise<FileDisk> {
     if (!(Number.isSafeInteger(size) && size > 0)) throw refused(`a disk of ${size} bytes cannot be made`);
     const file = await openOr(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL);
     try {
+      lock(file, path, false);
       await file.truncate(size);
       return new FileDisk(file, size, false);
     } catch (error) {
       await file.close();
+      await unlink(path);
       throw asVfioError(error, 'FileDisk');
     }
   }
@@ -134,6 +142,21 @@ async function openOr(path: string, flags: number): Promise<FileHandle> {
     return await open(path, flags);
   } catch (error) {
     throw asVfioError(error, 'FileDisk');
+  }
+}
+
+/** @throws VfioError EBUSY */
+function lock(file: FileHandle, path: string, readOnly: boolean): void {
+  try {
+    lockFile(file.fd, readOnly ? 'shared' : 'exclusive');
+  } catch (error) {
+    if (asVfioError(error, 'lock').errno !== 'EAGAIN') throw error;
+    throw new VfioError('EBUSY', {
+      operation: 'FileDisk',
+      field: 'path',
+      message: `${path} is in use as somebody else's disk`,
+      cause: error,
+    });
   }
 }
 

@@ -2,7 +2,7 @@ import { viewOf } from '../../uapi/index.js';
 import { MAX_ASYNC_REQUESTS } from './async-events.js';
 import { ERROR_LOG_ENTRIES } from './error-log.js';
 import { CRITICAL_TEMPERATURE, RECOMMENDED_BURST, WARNING_TEMPERATURE } from './features.js';
-import { SERIAL_SIZE, subsystemName, uuidOf } from './identity.js';
+import { MODEL_SIZE, SERIAL_SIZE, subsystemName, uuidOf } from './identity.js';
 import { NAMESPACE_ID, type Namespace } from './namespace.js';
 import { MAX_TRANSFER_EXPONENT, NVME_VERSION } from './registers.js';
 
@@ -27,7 +27,6 @@ export const NVME_VENDOR_ID = 0x1234;
 /** Firmware revision, 8 characters. */
 export const FIRMWARE_REVISION = '1.0';
 
-const MODEL_SIZE = 40;
 const FIRMWARE_SIZE = 8;
 const CONTROLLER_TYPE_IO = 1;
 /** FRMW: one slot, read-only. */
@@ -108,7 +107,7 @@ export function identifyDescriptors(serial: string): Uint8Array {
   return bytes;
 }
 
-/** ASCII, filled up with spaces. */
+/** ASCII that fits, filled up with spaces. */
 function setText(bytes: Uint8Array, offset: number, size: number, text: string): void {
-  bytes.set(new TextEncoder().encode(text.slice(0, size).padEnd(size)), offset);
+  bytes.set(new TextEncoder().encode(text.padEnd(size)), offset);
 }

@@ -3,22 +3,30 @@ import { VfioError } from '../../uapi/index.js';
 
 /** Bytes of a serial number in identify. */
 export const SERIAL_SIZE = 20;
+/** Bytes of a model number in identify. */
+export const MODEL_SIZE = 40;
 
 /** A serial number that no other controller has. */
 export function randomSerial(): string {
   return `DMALOG${randomBytes(6).toString('hex').toUpperCase()}`;
 }
 
-/** @throws VfioError EINVAL for a serial number that is empty, longer than 20 or not printable ASCII */
-export function requireSerial(serial: string): void {
-  if (isSerial(serial)) return;
-  const message = `${JSON.stringify(serial)} is not 1 to ${SERIAL_SIZE} printable ASCII characters`;
-  throw new VfioError('EINVAL', { operation: 'NvmeController', field: 'serial', message });
+/** @throws VfioError EINVAL for a serial or model number that is empty, too long, not printable ASCII, or blank at an end */
+export function requireName(field: 'serial' | 'model', name: string): void {
+  const size = field === 'serial' ? SERIAL_SIZE : MODEL_SIZE;
+  if (isName(name, size)) return;
+  const message = `${JSON.stringify(name)} is not 1 to ${size} printable ASCII characters`;
+  throw new VfioError('EINVAL', { operation: 'NvmeController', field, message });
 }
 
 /** Whether a string can be a serial number. */
 export function isSerial(serial: string): boolean {
-  return /^[!-~]([ -~]{0,18}[!-~])?$/.test(serial);
+  return isName(serial, SERIAL_SIZE);
+}
+
+/** Identify fills names up with blanks: blanks at their ends would be lost. */
+function isName(name: string, size: number): boolean {
+  return name.length <= size && /^[!-~]([ -~]*[!-~])?$/.test(name);
 }
 
 /**

@@ -1,8 +1,13 @@
+import { setImmediate } from 'node:timers/promises';
+import type { MaybePromise } from '../../memory/index.js';
 import { VfioError } from '../../uapi/index.js';
 import type { Disk } from './disk.js';
 
 /** Largest {@link MemoryDisk}, bytes: it must fit into the device's migration data. */
 export const MAX_MEMORY_DISK = 512 * 2 ** 20;
+
+/** Longer intervals are zeroed piece by piece, bytes: one command may name more memory than can be written while everybody waits. */
+const PIECE = 65536;
 
 /** A disk in this process's memory, all zeros at first. What it holds is gone with the process, and moves along in a migration. */
 export class MemoryDisk implements Disk {
@@ -35,12 +40,21 @@ export class MemoryDisk implements Disk {
 
   flush(): void {}
 
-  zero(offset: number, length: number): void {
+  zero(offset: number, length: number): MaybePromise<void> {
+    if (length > PIECE) return this.#zeroByPieces(offset, offset + length);
     this.content.fill(0, offset, offset + length);
+    return undefined;
   }
 
-  trim(offset: number, length: number): void {
-    this.zero(offset, length);
+  async #zeroByPieces(start: number, end: number): Promise<void> {
+    for (let at = start; at < end; at += PIECE) {
+      this.content.fill(0, at, Math.min(at + PIECE, end));
+      await setImmediate();
+    }
+  }
+
+  trim(offset: number, length: number): MaybePromise<void> {
+    return this.zero(offset, length);
   }
 
   close(): void {}

@@ -8,7 +8,7 @@ import type { Request } from './request.js';
 import type { NvmeStatistics } from './statistics.js';
 import { NvmeStatus } from './status.js';
 
-/** Dword 12 of Read and Write: force unit access, the data must be durable before the command completes. */
+/** Dword 12 of commands about blocks: force unit access, what is written or read must be durable before the command completes. */
 const FORCE_UNIT_ACCESS = 0x4000_0000;
 /** Dword 12 of Write: the directive type; this controller has none. */
 const DIRECTIVE_TYPE = 0x00f0_0000;
@@ -65,9 +65,14 @@ export class NvmCommands {
     const invalid = this.#checkData(request);
     if (invalid !== NvmeStatus.SUCCESS) return invalid;
     const data = this.#dataOf(request);
-    const read = () =>
-      andThen(this.#namespace.read(request.startingBlock, data), () => this.#host.write(request, data));
+    const read = () => andThen(this.#readBlocks(request, data), () => this.#host.write(request, data));
     return andThen(andThen(this.#host.locate(request, data.length), read), () => this.#countRead(data.length));
+  }
+
+  /** With force unit access, what is about to be read is made durable first. */
+  #readBlocks(request: Request, into: Uint8Array): MaybePromise<NvmeStatus> {
+    const read = () => this.#namespace.read(request.startingBlock, into);
+    return isForced(request) ? andThen(this.#namespace.flush(), read) : read();
   }
 
   /** Section 6.15. */
@@ -100,7 +105,7 @@ export class NvmCommands {
     const expected = both.subarray(0, length);
     const stored = both.subarray(length);
     const compare = () =>
-      andThen(this.#namespace.read(request.startingBlock, stored), () =>
+      andThen(this.#readBlocks(request, stored), () =>
         Buffer.compare(expected, stored) === 0 ? this.#countRead(length) : NvmeStatus.COMPARE_FAILURE,
       );
     return andThen(this.#host.take(request, expected), compare);
@@ -140,10 +145,11 @@ export class NvmCommands {
     return andThen(this.#namespace.trim(first, count), () => this.#trim(ranges, at + RANGE_SIZE));
   }
 
-  /** A write is durable before it completes if the command asks for it, or the write cache is off. */
+  /** A write is durable before it completes if the command asks for it, or the write cache is off by the time that it is written. */
   #settle(request: Request, written: MaybePromise<NvmeStatus>): MaybePromise<NvmeStatus> {
-    if ((request.dword(12) & FORCE_UNIT_ACCESS) === 0 && this.#cache.isWriteCacheEnabled) return written;
-    return andThen(written, () => this.#namespace.flush());
+    return andThen(written, () =>
+      isForced(request) || !this.#cache.isWriteCacheEnabled ? this.#namespace.flush() : NvmeStatus.SUCCESS,
+    );
   }
 
   #checkData(request: Request): NvmeStatus {
@@ -175,6 +181,10 @@ export class NvmCommands {
     this.#statistics.bytesWritten += bytes;
     return NvmeStatus.SUCCESS;
   }
+}
+
+function isForced(request: Request): boolean {
+  return (request.dword(12) & FORCE_UNIT_ACCESS) !== 0;
 }
 
 /** Number of logical blocks: dword 12's low half, which says one less. */

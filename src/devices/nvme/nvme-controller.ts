@@ -11,7 +11,7 @@ import { ErrorLog } from './error-log.js';
 import { Features } from './features.js';
 import { HostMemory } from './host-memory.js';
 import { NVME_VENDOR_ID } from './identify.js';
-import { randomSerial, requireSerial } from './identity.js';
+import { randomSerial, requireName } from './identity.js';
 import { LogPages } from './log-pages.js';
 import { Namespace } from './namespace.js';
 import { NvmCommands } from './nvm-commands.js';
@@ -48,7 +48,7 @@ export interface NvmeOptions {
   blockSize?: number;
   /** 1 to 20 printable ASCII characters; default: one that nobody else has. A migration brings the source's along. */
   serial?: string;
-  /** Model number, at most 40 ASCII characters. Default `'dmalog NVMe'`. */
+  /** Model number, 1 to 40 printable ASCII characters. Default `'dmalog NVMe'`. */
   model?: string;
   /** What messages and logs call it. Default `'nvme'`. */
   name?: string;
@@ -78,7 +78,8 @@ export class NvmeController extends PciDevice {
   readonly #processor: CommandProcessor;
   readonly #vectors: number;
   #serial: string;
-  #isResetting = false;
+  /** Resets under way. */
+  #resets = 0;
   /** Disabling or shutting down, while that waits for something. Never rejects. */
   #transition: Promise<void> | undefined;
 
@@ -86,7 +87,8 @@ export class NvmeController extends PciDevice {
   constructor(options: NvmeOptions) {
     const { disk, queues = DEFAULT_QUEUES, blockSize = 512, serial = randomSerial(), model = 'dmalog NVMe' } = options;
     requireOptions(disk, queues, blockSize);
-    requireSerial(serial);
+    requireName('serial', serial);
+    requireName('model', model);
     const vectors = queues + 1;
     super({
       name: 'nvme',
@@ -346,11 +348,11 @@ export class NvmeController extends PciDevice {
   }
 
   override async reset(): Promise<void> {
-    this.#isResetting = true;
+    this.#resets++;
     try {
       await super.reset();
     } finally {
-      this.#isResetting = false;
+      this.#resets--;
     }
   }
 
@@ -368,7 +370,7 @@ export class NvmeController extends PciDevice {
     this.#processor.stop();
     await this.#transition;
     await this.#processor.settle();
-    if (this.#isResetting) return;
+    if (this.#resets > 0) return;
     const status = await this.#namespace.flush();
     if (status === NvmeStatus.SUCCESS) return;
     throw new VfioError('EIO', {

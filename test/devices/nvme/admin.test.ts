@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { MAX_TRANSFER_SIZE, MemoryDisk } from '../../../src/devices/nvme/index.js';
 import { viewOf } from '../../../src/uapi/index.js';
+import { HeldDisk } from './held-disk.js';
 import { FREE_AREA, NvmeHost, requireSuccess, type TestCommand, type TestCompletion, turn } from './nvme-host.js';
 
 const DATA = FREE_AREA;
@@ -235,6 +236,23 @@ describe('features', () => {
   });
 });
 
+test('switching the write cache off makes durable what it holds, and fails where that fails', async () => {
+  const disk = new HeldDisk(2 ** 20);
+  const cached = new NvmeHost({ disk });
+  await cached.start();
+  const writeCache = (value: number) => cached.admin({ opcode: 9, dwords: [6, value] });
+  requireSuccess(await writeCache(1));
+  requireSuccess(await writeCache(0));
+  expect(disk.accesses).toEqual(['flush']);
+  requireSuccess(await writeCache(0));
+  requireSuccess(await writeCache(1));
+  expect(disk.accesses).toEqual(['flush']);
+  disk.failure = { error: new Error('odd'), how: 'reject' };
+  expect((await writeCache(0)).status).toBe('WRITE_FAULT');
+  expect((await cached.admin({ opcode: 10, dwords: [6] })).result).toBe(1);
+  await cached.close();
+});
+
 describe('log pages', () => {
   const getLog = async (id: number, length: number, offset = 0, namespaceId = ALL) => {
     host.memory.write(DATA, new Uint8Array(8192).fill(0xee));
@@ -390,6 +408,24 @@ describe('asynchronous events', () => {
     expect((await host.admin({ opcode: 8, dwords: [commandId << 16] })).result).toBe(1);
   });
 
+  test('aborted requests do not pile up while the host leaves no room for them', async () => {
+    const narrow = new NvmeHost({ adminCompletionEntries: 2 });
+    narrow.enable();
+    narrow.consumes = false;
+    for (let count = 0; count < 10; count++) {
+      const { commandId } = narrow.put(0, { opcode: 0xc });
+      narrow.put(0, { opcode: 8, dwords: [commandId << 16] });
+    }
+    narrow.ring(0);
+    for (let pass = 0; pass < 40; pass++) {
+      await turn();
+      narrow.consumeAll();
+    }
+    const pair = ['SUCCESS', 'ABORT_REQUESTED'];
+    expect(narrow.completions.map(({ status }) => status)).toEqual(Array.from({ length: 10 }, () => pair).flat());
+    await narrow.close();
+  });
+
   test('requests take no room in the admin queue while they wait', async () => {
     const narrow = new NvmeHost({ adminEntries: 2 });
     narrow.enable();
@@ -430,6 +466,10 @@ describe('every command', () => {
     expect(second.submissionHead).toBe((first.submissionHead + 1) % 16);
     expect(second.commandId).toBe(first.commandId + 1);
     expect(second.submissionId).toBe(1);
+  });
+
+  test.each(['x'.repeat(41), 'Mödell', 'two\nlines'])('a model number that cannot be is refused: %j', model => {
+    expect(() => new NvmeHost({ model })).toThrow(expect.objectContaining({ errno: 'EINVAL', field: 'model' }));
   });
 
   test('the disk of a serial number that cannot be is refused', () => {

@@ -1,9 +1,19 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeEach, describe, expect, test } from 'vitest';
 import { FileDisk, MAX_MEMORY_DISK, MemoryDisk, NvmeController } from '../../../src/devices/nvme/index.js';
-import { FREE_AREA, NvmeHost, requireSuccess } from './nvme-host.js';
+import { FREE_AREA, NvmeHost, requireSuccess, turn } from './nvme-host.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'dmalog-disk-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -54,6 +64,32 @@ describe('a disk in a file', () => {
     expect(statSync(made).blocks).toBeLessThan(16);
     await expect(FileDisk.create(made, 4096)).rejects.toMatchObject({ errno: 'EEXIST' });
     await expect(FileDisk.create(join(folder, 'none.img'), 0)).rejects.toMatchObject({ errno: 'EINVAL' });
+  });
+
+  test('that cannot be made is not left behind', async () => {
+    const large = join(folder, 'large.img');
+    await expect(FileDisk.create(large, Number.MAX_SAFE_INTEGER)).rejects.toMatchObject({ errno: 'EFBIG' });
+    expect(existsSync(large)).toBe(false);
+  });
+
+  test("is nobody else's for as long as it is open, unless they share it rightly", async () => {
+    const made = join(folder, 'locked.img');
+    for (const open of [() => FileDisk.create(made, 4096), () => FileDisk.open(made)]) {
+      const disk = await open();
+      await expect(FileDisk.open(made)).rejects.toMatchObject({ errno: 'EBUSY' });
+      await expect(FileDisk.open(made, { readOnly: true })).rejects.toMatchObject({ errno: 'EBUSY' });
+      await (await FileDisk.open(made, { shared: true })).close();
+      await disk.close();
+    }
+    const readers = [await FileDisk.open(made, { readOnly: true }), await FileDisk.open(made, { readOnly: true })];
+    await expect(FileDisk.open(made)).rejects.toMatchObject({ errno: 'EBUSY' });
+    for (const disk of readers) await disk.close();
+  });
+
+  test('that is a pipe is refused at once', async () => {
+    const pipe = join(folder, 'pipe');
+    execFileSync('mkfifo', [pipe]);
+    await expect(FileDisk.open(pipe, { readOnly: true })).rejects.toMatchObject({ errno: 'EINVAL' });
   });
 
   test('is refused where there is none', async () => {
@@ -134,5 +170,25 @@ describe('options out of their limits are refused', () => {
     ['disk', { disk: new MemoryDisk(512), blockSize: 4096 }],
   ])('%s: %j', (field, options) => {
     expect(() => new NvmeController({ disk: new MemoryDisk(4096), ...options })).toThrow(field);
+  });
+});
+
+describe('a disk in memory', () => {
+  test('lets others have their turn while a deallocation of all of it, many times over, goes on', async () => {
+    const disk = new MemoryDisk(2 ** 24);
+    disk.content.fill(7);
+    const host = new NvmeHost({ disk });
+    await host.start(2);
+    const everything = new Uint8Array(256 * 16);
+    for (let at = 0; at < everything.length; at += 16) new DataView(everything.buffer).setUint32(at + 4, 2 ** 15, true);
+    host.memory.write(FREE_AREA, everything);
+    const ended: string[] = [];
+    const trim = host.submit(1, { ...WRITE, opcode: 9, dwords: [255, 4] }).then(() => ended.push('deallocation'));
+    await turn();
+    const read = host.submit(2, { ...READ, prp1: FREE_AREA + 4096 }).then(() => ended.push('read'));
+    await Promise.all([trim, read]);
+    expect(ended).toEqual(['read', 'deallocation']);
+    expect(disk.content.every(byte => byte === 0)).toBe(true);
+    await host.close();
   });
 });

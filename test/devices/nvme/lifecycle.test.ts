@@ -277,6 +277,18 @@ describe('a function level reset', () => {
     requireSuccess(await host.submit(1, FLUSH));
   });
 
+  test('and another one on its heels both succeed although the disk cannot be flushed', async () => {
+    for (let delay = 0; delay < 12; delay++) {
+      await host.start();
+      disk.failure = { error: new Error('odd'), how: 'reject' };
+      const first = host.device.reset();
+      for (let wait = 0; wait < delay; wait++) await Promise.resolve();
+      await Promise.all([first, host.device.reset()]);
+      expect(status()).toBe(0);
+      host.setBusMaster(true);
+    }
+  });
+
   test('succeeds although the disk cannot be flushed', async () => {
     await host.start();
     disk.failure = { error: new Error('odd'), how: 'reject' };

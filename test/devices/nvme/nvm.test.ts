@@ -151,7 +151,13 @@ describe('what a command does besides', () => {
     requireSuccess(await host.admin({ opcode: 9, dwords: [6, 0] }));
     await write(0);
     await io({ opcode: 8 });
-    expect(disk.accesses.slice(3)).toEqual(['write', 'flush', 'zero', 'flush']);
+    expect(disk.accesses.slice(3)).toEqual(['flush', 'write', 'flush', 'zero', 'flush']);
+  });
+
+  test('a read or comparison that says so makes durable first what it then reads', async () => {
+    requireSuccess(await io({ opcode: 2, dwords: [0, 0, FORCE_UNIT_ACCESS] }));
+    requireSuccess(await io({ opcode: 5, dwords: [0, 0, FORCE_UNIT_ACCESS] }));
+    expect(disk.accesses).toEqual(['flush', 'read', 'flush', 'read']);
   });
 
   test('a write that cannot be flushed has failed', async () => {

@@ -68,6 +68,8 @@ export interface NvmeHostOptions extends Partial<NvmeOptions> {
   late?: boolean;
   /** Entries of the admin queues. */
   adminEntries?: number;
+  /** Of the admin completion queue, where it has fewer. */
+  adminCompletionEntries?: number;
   /** A host whose memory this one has, too. */
   guestOf?: NvmeHost;
 }
@@ -87,6 +89,7 @@ export class NvmeHost {
   /** While false, completions stay in their queues. */
   consumes = true;
   readonly #adminEntries: number;
+  readonly #adminCompletionEntries: number;
   readonly #close: () => void;
   readonly #completionRings = new Map<number, CompletionRing>();
   readonly #submissionRings = new Map<number, SubmissionRing>();
@@ -94,11 +97,18 @@ export class NvmeHost {
   #nextCommandId = 1;
   #nextQueueAddress = QUEUE_AREA;
 
-  constructor({ late = false, adminEntries = 32, guestOf, ...options }: NvmeHostOptions = {}) {
+  constructor({
+    late = false,
+    adminEntries = 32,
+    adminCompletionEntries = adminEntries,
+    guestOf,
+    ...options
+  }: NvmeHostOptions = {}) {
     this.disk = options.disk ?? new MemoryDisk(2 ** 20);
     this.controller = new NvmeController({ ...options, disk: this.disk });
     this.device = new LocalDevice(this.controller);
     this.#adminEntries = adminEntries;
+    this.#adminCompletionEntries = adminCompletionEntries;
     const whole = { iova: 0n, length: BigInt(MEMORY_SIZE), readable: true, writable: true };
     if (late) {
       const backing = new LateBacking(MEMORY_SIZE);
@@ -164,11 +174,11 @@ export class NvmeHost {
     this.#submissionRings.clear();
     this.#nextQueueAddress = QUEUE_AREA;
     const submission = { base: this.#queueAddress(), size: this.#adminEntries, tail: 0, completions: 0 };
-    const completion = { base: this.#queueAddress(), size: this.#adminEntries, head: 0, phase: 1 };
+    const completion = { base: this.#queueAddress(), size: this.#adminCompletionEntries, head: 0, phase: 1 };
     this.memory.write(QUEUE_AREA, new Uint8Array(FREE_AREA - QUEUE_AREA));
     this.#submissionRings.set(0, submission);
     this.#completionRings.set(0, completion);
-    this.write32(NvmeRegister.AQA, ((this.#adminEntries - 1) << 16) | (this.#adminEntries - 1));
+    this.write32(NvmeRegister.AQA, ((this.#adminCompletionEntries - 1) << 16) | (this.#adminEntries - 1));
     this.write64(NvmeRegister.ASQ, submission.base);
     this.write64(NvmeRegister.ACQ, completion.base);
     this.write32(NvmeRegister.CC, 0x0046_0001 | (pageExponent << 7));
