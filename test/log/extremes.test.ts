@@ -177,6 +177,28 @@ describe('around 2^53, where numbers end', () => {
     expect(log.dirtyPages()).toBe(2);
   });
 
+  test('the first and the last byte of a large page are its own, though its bit lies far behind its number', () => {
+    // Each page has a range of its own, so that its bit is 512 behind the one before: in bytes beyond what numbers hold.
+    for (let log2 = 36; log2 <= 51; log2++) {
+      const size = 2n ** BigInt(log2);
+      const log = new DmaLog({ pageSizes: [size] });
+      const numbers = [0n, 2n, 4n].filter(page => (page + 1n) * size <= 2n ** 53n);
+      log.start(
+        size,
+        numbers.map(page => ({ iova: page * size, length: size })),
+      );
+      for (const page of numbers) {
+        for (const iova of [page * size, (page + 1n) * size - 1n]) {
+          // The first of a range is remembered, the second goes by what is remembered.
+          for (let turn = 0; turn < 2; turn++) {
+            log.record(Number(iova), 1);
+            expect(reportBits(log, 0n, 8n * size, size)).toEqual([Number(page)]);
+          }
+        }
+      }
+    }
+  });
+
   test('a number that is no safe integer is EINVAL, for it names another byte than was meant', () => {
     const log = new DmaLog();
     log.start(4096n, 'everything');
