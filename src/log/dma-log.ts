@@ -143,7 +143,8 @@ export class DmaLog {
 
   /**
    * Marks whole log pages by their numbers, iova divided by {@link DmaLog.pageSize}: the first `count` of a list, in any order.
-   * Pages that no range touches are not logged. For devices that write many pages at once: quicker than one call for each.
+   * Pages that no range touches are not logged. A number from 2^53 on names no page; what lies so high, where pages are
+   * below 2 KiB, is for {@link DmaLog.record}. For devices that write many pages at once: quicker than one call for each.
    * @throws VfioError EINVAL when the list is shorter than `count`.
    */
   recordPages(pages: Float64Array | Uint32Array, count = pages.length): void {

@@ -31,6 +31,8 @@ export class EverythingSession implements LogSession, WriteRecorder, IntervalRec
   readonly #pageSize: bigint;
   /** Multiplying by it is exact, as dividing by a power of two is, and cheaper. */
   readonly #pagesPerByte: number;
+  /** Pages that a list can name: those of the address space whose numbers are exact. */
+  readonly #pageLimit: number;
   readonly #maxWindows: number;
   readonly #windows = new Map<number, Segment>();
   /** Writes come in clusters: most hit the window that the last one hit. */
@@ -41,6 +43,7 @@ export class EverythingSession implements LogSession, WriteRecorder, IntervalRec
   constructor(pageSize: bigint, maxBytes: number) {
     this.#pageSize = pageSize;
     this.#pagesPerByte = 1 / Number(pageSize);
+    this.#pageLimit = Math.min(Number(ADDRESS_LIMIT / pageSize), NUMBER_LIMIT);
     this.#maxWindows = Math.floor(maxBytes / WINDOW_BYTES);
   }
 
@@ -65,8 +68,7 @@ export class EverythingSession implements LogSession, WriteRecorder, IntervalRec
   recordPages(pages: Float64Array | Uint32Array, count: number): void {
     for (let index = 0; index < count; index++) {
       const page = Math.floor(pages[index]);
-      // No page has such a number.
-      if (!(page >= 0 && page < NUMBER_LIMIT)) continue;
+      if (!(page >= 0 && page < this.#pageLimit)) continue;
       const window = Math.floor(page / WINDOW_PAGES);
       const bit = page - window * WINDOW_PAGES;
       this.#mark(window, bit, window, bit);

@@ -58,9 +58,9 @@ export abstract class PageRecorder implements WriteRecorder {
   /** Remembers bytes `[start, end)`, where bit `origin` is the page at address `base`; what numbers hold exactly of it. */
   remember(start: number, end: number, base: number, origin: number, pagesPerByte: number): void {
     const zero = base - origin / pagesPerByte;
-    const reach = Math.min(end, zero + BIT_LIMIT / pagesPerByte, zero + NUMBER_LIMIT);
     this.#start = start;
-    this.#end = zero > -NUMBER_LIMIT ? reach : start;
+    // Distances from bit 0 must be exact: where that lies 2^53 below 0, none is, and this is no address.
+    this.#end = Math.min(end, zero + BIT_LIMIT / pagesPerByte, zero + NUMBER_LIMIT);
     this.#zero = zero;
     this.#pagesPerByte = pagesPerByte;
   }

@@ -145,11 +145,12 @@ function planOf(
   pageSize: bigint,
 ): RecorderPlan {
   // Numbers hold page numbers below this exactly; nobody can name the others in a list.
-  const named = groups.filter(group => group.end <= NUMBER_LIMIT);
+  const named = groups.filter(group => group.first < NUMBER_LIMIT);
   const table = memory.allocate(named.length * 24);
   const entries = new Float64Array(memory.memory.buffer, table, named.length * 3);
   for (const [index, { first, end }] of named.entries()) {
-    entries.set([Number(first), Number(end), origins[index] - Number(first)], index * 3);
+    const behind = Math.min(Number(end), NUMBER_LIMIT);
+    entries.set([Number(first), behind, origins[index] - Number(first)], index * 3);
   }
   return {
     pageSize,

@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { DmaLog } from '../../src/log/index.js';
 import { bitmapFor, errnoOf, reportBits, setBits } from './bitmaps.js';
+import { keepings } from './keepings.js';
 
 /* Values at the ends of 64 bits: exact where floating point is not, and answered at once where they are absurd. */
 
@@ -50,6 +51,7 @@ describe('any place and any page sizes in 64 bits', () => {
       bits: fc.bigInt({ min: 1n, max: 3000n }),
       missing: fc.bigInt({ min: 0n, max: LIMIT }),
       everything: fc.boolean(),
+      keeping: fc.constantFrom(...keepings),
     })
     .map(({ logLog2, reportLog2, ...rest }) => ({
       ...rest,
@@ -61,7 +63,7 @@ describe('any place and any page sizes in 64 bits', () => {
     fc.assert(
       fc.property(
         scene,
-        ({ logPage, reportPage, place, pages, writes, ahead, aheadUnit, bits, missing, everything }) => {
+        ({ logPage, reportPage, place, pages, writes, ahead, aheadUnit, bits, missing, everything, keeping }) => {
           const lastPage = (LIMIT - 1n) / logPage;
           const firstPage = place / logPage;
           const endPage = firstPage + pages > lastPage ? lastPage : firstPage + pages;
@@ -71,14 +73,16 @@ describe('any place and any page sizes in 64 bits', () => {
           const from = range.start > ahead * unit ? range.start - ahead * unit : 0n;
           const wanted = from + bits * reportPage - (missing % reportPage);
           const report = { start: from, end: wanted < LIMIT ? wanted : LIMIT - 1n, pageSize: reportPage };
-          const log = new DmaLog({ pageSizes: [logPage] });
+          const log = new DmaLog({ pageSizes: [logPage], keeping });
           log.start(logPage, everything ? 'everything' : [{ iova: range.start, length: range.end - range.start }]);
           const dirty = new Set<bigint>();
           for (const write of writes) {
             const page = firstPage + BigInt(write);
             if (page >= endPage) continue;
             dirty.add(page);
-            log.record(page * logPage, 1);
+            // Numbers where they are exact: all but the first go by the remembered range.
+            const iova = page * logPage + (missing % logPage);
+            log.record(iova < 2n ** 53n ? Number(iova) : iova, 1);
           }
           const requested = everything ? { start: 0n, end: LIMIT } : range;
           const expected = naiveReport(dirty, logPage, requested, report);
@@ -151,6 +155,50 @@ describe('around 2^53, where numbers end', () => {
     expect(reportBits(log, edge - 20n, 40n, 1n)).toEqual([10, 11, 25, 26]);
   });
 
+  test('a list marks the pages below it of a range that crosses it', () => {
+    const edge = 2n ** 53n;
+    for (const keeping of ['one-writer', 'exchange', 'generations'] as const) {
+      const log = new DmaLog({ pageSizes: [1n], keeping });
+      log.start(1n, [{ iova: edge - 100n, length: 200n }]);
+      log.recordPages(Float64Array.of(Number(edge) - 1, Number(edge) - 100, Number(edge) - 101, Number(edge)));
+      expect(reportBits(log, edge - 150n, 300n, 1n)).toEqual([50, 149]);
+    }
+  });
+
+  test('a list for a log of everything marks no page behind the last address', () => {
+    const log = new DmaLog({ pageSizes: [4096n, 2n ** 63n] });
+    log.start(4096n, 'everything');
+    log.recordPages(Float64Array.of(2 ** 52, 2 ** 52 - 1, 2 ** 52 + 1));
+    expect(log.dirtyPages()).toBe(1);
+    expect(reportBits(log, LIMIT - 8192n, 8191n, 4096n)).toEqual([1]);
+    log.stop();
+    log.start(2n ** 63n, 'everything');
+    log.recordPages(Float64Array.of(0, 1, 2));
+    expect(log.dirtyPages()).toBe(2);
+  });
+
+  test('the first and the last byte of a large page are its own, though its bit lies far behind its number', () => {
+    // Each page has a range of its own, so that its bit is 512 behind the one before: in bytes beyond what numbers hold.
+    for (let log2 = 36; log2 <= 51; log2++) {
+      const size = 2n ** BigInt(log2);
+      const log = new DmaLog({ pageSizes: [size] });
+      const numbers = [0n, 2n, 4n].filter(page => (page + 1n) * size <= 2n ** 53n);
+      log.start(
+        size,
+        numbers.map(page => ({ iova: page * size, length: size })),
+      );
+      for (const page of numbers) {
+        for (const iova of [page * size, (page + 1n) * size - 1n]) {
+          // The first of a range is remembered, the second goes by what is remembered.
+          for (let turn = 0; turn < 2; turn++) {
+            log.record(Number(iova), 1);
+            expect(reportBits(log, 0n, 8n * size, size)).toEqual([Number(page)]);
+          }
+        }
+      }
+    }
+  });
+
   test('a number that is no safe integer is EINVAL, for it names another byte than was meant', () => {
     const log = new DmaLog();
     log.start(4096n, 'everything');
@@ -172,6 +220,38 @@ describe('around 2^53, where numbers end', () => {
     expect(log.dirtyPages()).toBe(1);
     expect(reportBits(log, LIMIT - 8192n, 8191n, 4096n)).toEqual([1]);
   });
+});
+
+describe('more bits than 32 bits count', () => {
+  test.each(keepings)(
+    'kept as %s, pages are marked by number and by list on both sides of bit 2^31 and 2^32',
+    keeping => {
+      const log = new DmaLog({ pageSizes: [1n], keeping, maxBytes: 2 ** 31, reportBytes: 0 });
+      // The first range ends beyond bit 2^32, the second one begins there.
+      const first = 2n ** 32n + 2n ** 20n;
+      log.start(1n, [
+        { iova: 0n, length: first },
+        { iova: 2n ** 40n, length: 1000n },
+      ]);
+      const places = [2n ** 31n, 2n ** 32n, first, 2n ** 40n, 2n ** 40n + 1000n].map(edge => edge - 8n);
+      const around = places.flatMap(place => [1n, 7n, 8n, 13n].map(ahead => Number(place + ahead)));
+      const expected = [
+        [1, 7, 8, 13],
+        [1, 7, 8, 13],
+        [1, 7],
+        [8, 13],
+        [1, 7],
+      ];
+      for (let turn = 0; turn < 2; turn++) {
+        for (const iova of around) log.record(iova, 1);
+        expect(places.map(place => reportBits(log, place, 16n, 1n))).toEqual(expected);
+        log.recordPages(Float64Array.from(around));
+        expect(places.map(place => reportBits(log, place, 16n, 1n))).toEqual(expected);
+        expect(places.map(place => reportBits(log, place, 16n, 1n))).toEqual(places.map(() => []));
+      }
+      expect(reportBits(log, 0n, 100n, 1n)).toEqual([]);
+    },
+  );
 });
 
 describe('absurd requests', () => {

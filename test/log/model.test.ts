@@ -48,6 +48,20 @@ const operation = fc.oneof(
     }),
   },
   {
+    weight: 3,
+    arbitrary: fc.record({
+      kind: fc.constant<'list'>('list'),
+      /** Of each page, a byte. */
+      bytes: fc.array(fc.integer({ min: -50, max: SPACE + 50 }), { maxLength: 20 }),
+      /** A page's number may be a fraction, too. */
+      fraction: fc.constantFrom(0, 0, 0.5),
+      /** Between the pages, what is none. */
+      odd: fc.array(fc.constantFrom(Number.NaN, -1, -0.5, -(2 ** 40), Number.POSITIVE_INFINITY, 2 ** 53, 1e300), {
+        maxLength: 4,
+      }),
+    }),
+  },
+  {
     weight: 4,
     arbitrary: fc.record({
       kind: fc.constant<'report'>('report'),
@@ -72,6 +86,19 @@ function clampStart(base: bigint, start: number): number {
   return base === 0n ? Math.max(start, 0) : start;
 }
 
+/** Page numbers of a list, with odd ones among them, and where each page begins relative to the base. */
+function toPages(
+  base: bigint,
+  pageSize: bigint,
+  { bytes, fraction, odd }: { bytes: number[]; fraction: number; odd: number[] },
+): { list: Float64Array; starts: number[] } {
+  const pages = bytes.map(byte => (base + BigInt(clampStart(base, byte))) / pageSize);
+  const named = pages.filter(page => page < 2n ** 53n);
+  const list = named.map(page => (Number(page) < 2 ** 51 ? Number(page) + fraction : Number(page)));
+  for (const [index, number] of odd.entries()) list.splice(index * 3, 0, number);
+  return { list: Float64Array.from(list), starts: named.map(page => Number(page * pageSize - base)) };
+}
+
 describe('the log and the byte-by-byte oracle', () => {
   test('agree on every bit of every report, and on how much is dirty in between', () => {
     fc.assert(
@@ -90,6 +117,10 @@ describe('the log and the byte-by-byte oracle', () => {
             const asNumber = !step.asBigint && iova <= Number.MAX_SAFE_INTEGER;
             log.record(asNumber ? Number(iova) : iova, step.length);
             naive.record(at, step.length);
+          } else if (step.kind === 'list') {
+            const { list, starts } = toPages(base, log.pageSize, step);
+            log.recordPages(list);
+            for (const from of starts) naive.record(from, Number(log.pageSize));
           } else if (step.kind === 'report') {
             const at = clampStart(base, step.start);
             const pageSize = step.pageSizeLog2 === 'same' ? log.pageSize : 2n ** BigInt(step.pageSizeLog2);
@@ -125,7 +156,7 @@ describe('no dirty byte is ever lost', () => {
           ranges === 'everything' || ranges.some(range => byte >= range.start && byte < range.start + range.length);
         const pending = new Set<number>();
         for (const step of operations) {
-          if (step.kind === 'restart') continue;
+          if (step.kind === 'restart' || step.kind === 'list') continue;
           const at = clampStart(base, step.start);
           if (step.kind === 'record') {
             log.record(base + BigInt(at), step.length);
