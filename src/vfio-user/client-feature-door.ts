@@ -1,12 +1,9 @@
-import type { FeatureDoor } from '../device/index.js';
+import { type FeatureDoor, replyData, reportBitmap } from '../device/index.js';
 import {
-  bitmapBytes,
   decodeFeatureRequest,
   decodeReportInline,
   decodeStartInline,
-  FEATURE_HEADER_SIZE,
   type FeatureRequest,
-  REPORT_INLINE_SIZE,
   vfioUser,
 } from '../uapi/index.js';
 import type { ClientWriteLog } from './client-write-log.js';
@@ -56,7 +53,7 @@ async function start(
   log: ClientWriteLog,
 ): Promise<Uint8Array> {
   const { pageSize, ranges } = decodeStartInline(data);
-  const started = log.begin(pageSize, ranges);
+  const started = log.starting(pageSize, ranges);
   try {
     const reply = await send();
     started.succeeded();
@@ -68,37 +65,26 @@ async function start(
 }
 
 async function stop(send: () => Promise<Uint8Array>, log: ClientWriteLog): Promise<Uint8Array> {
+  const stopped = log.stopping();
   try {
     const reply = await send();
-    log.end();
+    stopped.succeeded();
     return reply;
   } catch (error) {
-    log.doubt();
+    stopped.failed();
     throw error;
   }
 }
 
 async function report(
   send: () => Promise<Uint8Array>,
-  { data }: FeatureRequest,
+  { index, data }: FeatureRequest,
   log: ClientWriteLog,
 ): Promise<Uint8Array> {
   const reply = await send();
-  if (log.active) addOwnBits(reply, data, log);
+  if (!log.active) return reply;
+  const asked = decodeReportInline(data);
+  const { buffer, byteOffset, byteLength } = reportBitmap(replyData(reply, vfioUser, index), asked);
+  log.report(asked, asked.pageSize, new Uint32Array(buffer, byteOffset, byteLength / 4));
   return reply;
-}
-
-/** Leaves alone what is no answer to the request: whoever reads it finds out. */
-function addOwnBits(reply: Uint8Array, asked: Uint8Array, log: ClientWriteLog): void {
-  const { iova, length, pageSize } = decodeReportInline(asked);
-  const size = Number(bitmapBytes(length, pageSize));
-  const head = reply.subarray(FEATURE_HEADER_SIZE, FEATURE_HEADER_SIZE + REPORT_INLINE_SIZE);
-  const bitmap = reply.subarray(
-    FEATURE_HEADER_SIZE + REPORT_INLINE_SIZE,
-    FEATURE_HEADER_SIZE + REPORT_INLINE_SIZE + size,
-  );
-  if (bitmap.length < size) return;
-  const echoed = decodeReportInline(head);
-  if (echoed.iova !== iova || echoed.pageSize !== pageSize) return;
-  log.report({ iova, length }, pageSize, new Uint32Array(bitmap.buffer, bitmap.byteOffset, size / 4));
 }

@@ -4,6 +4,7 @@ import { ClientWriteLog } from './client-write-log.js';
 import { Command, commandName } from './constants.js';
 import { decodeDmaRead, decodeDmaWrite, encodeDmaAccess, newDmaData } from './dma-access-messages.js';
 import type { Frame } from './frame-parser.js';
+import { requireOffset } from './payload.js';
 
 /** Bytes on the client's side that a device asks for by messages. `GuestMemory` is one. Offsets are bytes. */
 export interface ByteAccess {
@@ -31,6 +32,8 @@ export class ClientMemory {
   readonly #maxCount: number;
   /** What to do when the server has let go of something. */
   readonly #returning = new Set<() => void>();
+  /** Accesses that take their time. */
+  readonly #underWay = new Set<Promise<Uint8Array>>();
 
   /** @param maxCount most bytes of one DMA_READ or DMA_WRITE */
   constructor(maxCount: number) {
@@ -44,7 +47,7 @@ export class ClientMemory {
 
   /**
    * Lends a region. One that is still lent, but on its way back, is back then: the server unmaps it before it maps this one.
-   * @throws VfioError as {@link DmaMap.map}
+   * @throws VfioError as {@link DmaMap.map}; EINVAL for what is no memory
    */
   lend(region: DmaRegionSpec, memory: DmaMemory): void {
     const backing = new LentBytes(memory);
@@ -69,7 +72,8 @@ export class ClientMemory {
   }
 
   /**
-   * Takes something back when the server has let go of it: until then, what it has begun may still arrive.
+   * Takes something back when the server has let go of it: until then, what it has begun may still arrive. Accesses that the caller's bytes
+   * are still busy with are waited for: after this, nothing touches them, and what was written is in the log.
    * @param takeBack what to do then, or earlier where the memory is lent anew
    * @param letGo the server's answer; if it refuses, everything stays lent
    */
@@ -78,6 +82,7 @@ export class ClientMemory {
     try {
       const answer = await letGo;
       if (this.#returning.has(takeBack)) takeBack();
+      await Promise.allSettled(this.#underWay);
       return answer;
     } finally {
       this.#returning.delete(takeBack);
@@ -93,9 +98,19 @@ export class ClientMemory {
    * Serves one command of the server.
    * @returns the reply's payload
    * @throws VfioError (or rejects) EFAULT for memory that is not lent, or not with the right; EINVAL for a wrong size or too many bytes; EIO
-   *   and others where the memory itself fails; ENOMEM when a write could not be logged, and was not made; EOPNOTSUPP for any other command.
+   *   and others where the memory itself fails; EOPNOTSUPP for any other command.
    */
-  serve({ header, payload }: Frame): MaybePromise<Uint8Array> {
+  serve(frame: Frame): MaybePromise<Uint8Array> {
+    const reply = this.#serve(frame);
+    if (reply instanceof Promise) {
+      const done = () => this.#underWay.delete(reply);
+      this.#underWay.add(reply);
+      reply.then(done, done);
+    }
+    return reply;
+  }
+
+  #serve({ header, payload }: Frame): MaybePromise<Uint8Array> {
     switch (header.command) {
       case Command.DMA_READ:
         return this.#read(payload);
@@ -115,7 +130,6 @@ export class ClientMemory {
 
   #write(payload: Uint8Array): MaybePromise<Uint8Array> {
     const { data, ...access } = decodeDmaWrite(payload, this.#maxCount);
-    this.log.prepare();
     const { iova, count } = access;
     let done: MaybePromise<void>;
     try {
@@ -144,7 +158,13 @@ class LentBytes implements Backing {
   readonly #bytes: ByteAccess;
   readonly #start: number;
 
+  /** @throws VfioError EINVAL for what is no memory: told to its owner, and not, at the first access, to the device */
   constructor({ bytes, offset = 0 }: DmaMemory) {
+    if (typeof bytes?.read !== 'function' || typeof bytes.write !== 'function') {
+      const message = 'memory is { bytes: { read, write } }';
+      throw new VfioError('EINVAL', { operation: 'DMA_MAP', field: 'bytes', message });
+    }
+    requireOffset(offset, 'DMA_MAP', 'offset');
     this.#bytes = bytes;
     this.#start = offset;
   }

@@ -7,7 +7,16 @@ import {
   type RegionInfo,
 } from '../device/index.js';
 import { connect, type OwnedFd } from '../native/index.js';
-import { bitmapBytes, decodeFeatureRequest, featureName, IrqSet, VfioError, vfioUser } from '../uapi/index.js';
+import {
+  bitmapBytes,
+  decodeFeatureRequest,
+  featureName,
+  IrqSet,
+  isPowerOfTwo,
+  understand,
+  VfioError,
+  vfioUser,
+} from '../uapi/index.js';
 import { ClientConnection } from './client-connection.js';
 import { clientFeatureDoor } from './client-feature-door.js';
 import { type Agreement, agree } from './client-handshake.js';
@@ -41,7 +50,7 @@ import {
 import { encodeSetIrqs, type IrqAction, type SetIrqsMessage } from './irq-messages.js';
 import { completeLimits, MAX_REQUEST_DATA, STRUCTURE_ROOM, type VfioUserLimits } from './limits.js';
 import { decodeMigrationData, encodeMigrationData, encodeMigrationRead } from './migration-messages.js';
-import { understand } from './payload.js';
+import { requireU32 } from './payload.js';
 import {
   decodeRegionData,
   decodeRegionWritesDone,
@@ -114,6 +123,8 @@ export class VfioUserClient implements DeviceHandle {
   readonly #connection: ClientConnection;
   readonly #memory: ClientMemory;
   readonly #agreement: Agreement;
+  /** Those attached here: a handle means nothing to another server. */
+  readonly #bitmaps = new WeakSet<SharedBitmap>();
 
   private constructor(path: string, connection: ClientConnection, memory: ClientMemory, agreement: Agreement) {
     this.target = `vfio-user:${path}`;
@@ -222,9 +233,11 @@ export class VfioUserClient implements DeviceHandle {
    * by messages; to both where the server may choose. With neither, the region is known to the device, but it cannot reach it.
    *
    * What the device writes by messages is in the reports of {@link VfioUserClient.features}, as what it writes to the file is.
-   * @throws VfioError EEXIST when it overlaps another; ENOSPC when the device takes no more; EINVAL, EACCES for a file that does not fit
+   * @throws VfioError EEXIST when it overlaps another; ENOSPC when the device takes no more; EINVAL, EACCES for a file that does not fit;
+   *   EINVAL for what is no file, or no memory
    */
   async dmaMap(region: DmaMapping, file?: DmaFile, memory?: DmaMemory): Promise<void> {
+    if (file !== undefined) requireU32(file.fd, 'DMA_MAP', 'fd');
     const payload = encodeDmaMap({ ...region, offset: file?.offset ?? 0n });
     const fds = file === undefined ? [] : [file.fd];
     if (memory === undefined) {
@@ -256,6 +269,9 @@ export class VfioUserClient implements DeviceHandle {
    */
   async dmaUnmapDirty(iova: bigint, length: bigint, pageSize: bigint, bitmap: Uint32Array): Promise<void> {
     const operation = 'DMA_UNMAP';
+    if (!isPowerOfTwo(pageSize)) {
+      throw new VfioError('EINVAL', { operation, field: 'page_size', message: `${pageSize} is no power of two` });
+    }
     const needed = Number(bitmapBytes(length, pageSize));
     if (bitmap.byteLength < needed) {
       const message = `${bitmap.byteLength} bytes, needs ${needed}`;
@@ -331,6 +347,7 @@ export class VfioUserClient implements DeviceHandle {
   }
 
   async #readPieces(region: number, offset: number, count: number): Promise<Uint8Array> {
+    requireU32(count, 'REGION_READ', 'count');
     const bytes = new Uint8Array(count);
     for (let done = 0; done < count; done += this.limits.maxDataTransfer) {
       const size = Math.min(count - done, this.limits.maxDataTransfer);
@@ -430,10 +447,10 @@ export class VfioUserClient implements DeviceHandle {
     const peer = mapBitmap(fd, place);
     try {
       const reply = await this.#request(ExtensionCommand.BITMAP_ATTACH, encodeBitmapAttach({ offset, size }), [fd]);
-      return new SharedBitmap(
-        understand('BITMAP_ATTACH', () => decodeBitmapHandle(reply, 'BITMAP_ATTACH')),
-        peer,
-      );
+      const handle = understand('BITMAP_ATTACH', () => decodeBitmapHandle(reply, 'BITMAP_ATTACH'));
+      const bitmap = new SharedBitmap(handle, peer);
+      this.#bitmaps.add(bitmap);
+      return bitmap;
     } catch (error) {
       peer.close();
       throw error;
@@ -442,14 +459,20 @@ export class VfioUserClient implements DeviceHandle {
 
   /**
    * Reads and clears the log of an interval as `features.report` does, into an attached bitmap.
-   * @throws VfioError as the device answers, and the log is to be taken as lost (contract rule 8); EINVAL when the bitmap has no room for it
+   * @throws VfioError as the device answers, and the log is to be taken as lost (contract rule 8); EINVAL when the bitmap has no room for it, or
+   *   is attached to another client; EBADF when it is detached
    */
   async reportShared(bitmap: SharedBitmap, report: SharedReport): Promise<void> {
     const { offset = 0n, ...interval } = report;
-    const words = bitmap.wordsFor(report);
+    if (!this.#bitmaps.has(bitmap)) {
+      const message = 'is attached to another client';
+      throw new VfioError('EINVAL', { operation: 'REPORT_SHARED', field: 'bitmap', message });
+    }
+    bitmap.wordsFor(report);
     const message = { ...interval, handle: bitmap.handle, offset };
     await this.#request(ExtensionCommand.REPORT_SHARED, encodeReportShared(message));
-    this.#memory.log.reportShared(interval, interval.pageSize, words);
+    // Only now: pages that go into a bitmap that was detached meanwhile would be in no report.
+    this.#memory.log.reportShared(interval, interval.pageSize, bitmap.wordsFor(report));
   }
 
   /** Detaches a bitmap; the file stays as it is. */

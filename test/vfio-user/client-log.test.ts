@@ -1,3 +1,4 @@
+import { EventEmitter, once } from 'node:events';
 import fc from 'fast-check';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { GuestMemory } from '../../src/memory/index.js';
@@ -5,7 +6,7 @@ import { ERRNO, type IovaRange } from '../../src/uapi/index.js';
 import { type ClientOptions, Command, VfioUserClient } from '../../src/vfio-user/index.js';
 import { NaiveLog } from '../log/naive-log.js';
 import { expectNoFdLeak, temporaryFolder } from '../native/helpers.js';
-import { message, type Peer, REPLY, words } from './peer.js';
+import { message, type Peer, REPLY, turn, words } from './peer.js';
 import { answer, rawServer, refuse } from './raw-server.js';
 import { rejection, serve } from './served.js';
 import { StampDevice } from './stamp-device.js';
@@ -29,10 +30,25 @@ async function lending(name: string): Promise<{ client: VfioUserClient; server: 
   return { client, server, memory };
 }
 
+/** The same of memory that takes its time with a write. */
+async function lendingSlowly(name: string): Promise<{ client: VfioUserClient; server: Peer; release: () => void }> {
+  const { client, server } = await rawServer(path(name));
+  const release = new EventEmitter();
+  const bytes = { read: () => {}, write: () => once(release, 'now').then(() => {}) };
+  const mapping = client.dmaMap({ iova: 0n, length: 0x10000n, ...both }, undefined, { bytes });
+  await answer(server);
+  await mapping;
+  return { client, server, release: () => release.emit('now') };
+}
+
+/** A write of one byte to a page. */
+function writeOne(page: number): Uint8Array {
+  return message(Command.DMA_WRITE, Uint8Array.from([...words(BigInt(page) * 4096n, 1n), 7]));
+}
+
 /** The server writes one byte to a page. */
 async function write(server: Peer, page: number): Promise<number> {
-  const payload = Uint8Array.from([...words(BigInt(page) * 4096n, 1n), 7]);
-  await server.send(message(Command.DMA_WRITE, payload));
+  await server.send(writeOne(page));
   const { flags, errno } = await server.reply();
   return flags === REPLY ? 0 : errno;
 }
@@ -128,6 +144,16 @@ describe('pages that arrive by DMA_WRITE', () => {
     expect(await report(client, server)).toBe(0b100);
   });
 
+  test('whose memory was still busy when logging started are', async () => {
+    const { client, server, release } = await lendingSlowly('q');
+    await server.send(writeOne(2));
+    await turn();
+    await start(client, server);
+    release();
+    await server.reply();
+    expect(await report(client, server)).toBe(0b100);
+  });
+
   test('are not lost by unmapping', async () => {
     const { client, server } = await lending('g');
     await start(client, server);
@@ -155,6 +181,8 @@ describe('pages are kept', () => {
     ['without a bitmap', words(32, REPORT, 0n, 0x10000n, 4096n)],
     ['of another interval', words(40, REPORT, 0x1000n, 0x10000n, 4096n, 0n)],
     ['of another page size', words(40, REPORT, 0n, 0x10000n, 8192n, 0n)],
+    ['of another feature', words(40, 0x10009, 0n, 0x10000n, 4096n, 0n)],
+    ['with flags that nobody knows', words(40, REPORT | 0x8000_0000, 0n, 0x10000n, 4096n, 0n)],
   ])('when a report is answered %s', async (_name, payload) => {
     const { client, server } = await lending('i');
     await start(client, server);
@@ -201,6 +229,50 @@ describe('pages are kept', () => {
     await start(client, server, [{ iova: 0x8000n, length: 0x4000n }]);
     await write(server, 9);
     expect(await report(client, server)).toBe(0b1000000000);
+  });
+});
+
+test('a page that is written while its memory is unmapped is in the bitmap of the unmapping', async () => {
+  const { client, server, release } = await lendingSlowly('r');
+  await start(client, server);
+  await server.send(writeOne(2));
+  await turn();
+  const bitmap = new Uint32Array(2);
+  let unmapped = false;
+  const unmapping = client.dmaUnmapDirty(0n, 0x10000n, 4096n, bitmap).then(() => {
+    unmapped = true;
+  });
+  await answer(server, words(48, 1, 0n, 0x10000n, 4096n, 8n, 0n));
+  await turn();
+  expect(unmapped).toBe(false);
+  release();
+  await unmapping;
+  expect(bitmap[0]).toBe(0b100);
+});
+
+describe('a STOP ends the log that was there when it left, and no later one', () => {
+  test('also when a START leaves right behind it', async () => {
+    const { client, server } = await lending('s');
+    await start(client, server);
+    await write(server, 1);
+    const both = [client.features.stopLogging(), client.features.startLogging(4096n, [])];
+    await answer(server, words(8, STOP));
+    await answer(server, words(24, START, 4096n, 0, 0));
+    await Promise.all(both);
+    await write(server, 3);
+    expect(await report(client, server)).toBe(0b1000);
+  });
+
+  test('also when it fails', async () => {
+    const { client, server } = await lending('t');
+    const stopping = rejection(client.features.stopLogging());
+    const starting = client.features.startLogging(4096n, []);
+    await refuse(server, ERRNO.EINVAL);
+    await answer(server, words(24, START, 4096n, 0, 0));
+    expect(await stopping).toBe('EINVAL');
+    await starting;
+    await write(server, 3);
+    expect(await report(client, server)).toBe(0b1000);
   });
 });
 
