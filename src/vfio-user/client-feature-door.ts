@@ -1,11 +1,17 @@
 import { type FeatureDoor, replyData, reportBitmap } from '../device/index.js';
 import {
+  bitmapBytes,
   decodeFeatureRequest,
   decodeReportInline,
   decodeStartInline,
+  encodeFeatureRequest,
   type FeatureRequest,
+  type LoggingReport,
+  REPORT_INLINE_SIZE,
+  VfioError,
   vfioUser,
 } from '../uapi/index.js';
+import type { ClientMemory } from './client-memory.js';
 import type { ClientWriteLog } from './client-write-log.js';
 
 /*
@@ -14,6 +20,10 @@ import type { ClientWriteLog } from './client-write-log.js';
  *
  * Order in a report: first the device answers, then the own log is read and cleared, and only into an answer that has the bitmap that was
  * asked for. So a report that fails has cleared nothing here.
+ *
+ * Some devices (the C reference's) answer EINVAL to a report of memory that they reach by messages alone: they log none of it. For such memory
+ * the own log has everything, and is the answer. Example: RAM has a file, and a buffer of 1 MiB beside it has none; the buffer's report is
+ * the own log's, that of both together stays EINVAL.
  */
 
 /**
@@ -23,8 +33,9 @@ import type { ClientWriteLog } from './client-write-log.js';
 export function clientFeatureDoor(
   request: (message: Uint8Array) => Promise<Uint8Array>,
   maxData: number,
-  log: ClientWriteLog,
+  memory: ClientMemory,
 ): FeatureDoor {
+  const { log } = memory;
   return {
     profile: vfioUser,
     maxReply: maxData,
@@ -38,7 +49,7 @@ export function clientFeatureDoor(
         case vfioUser.stop:
           return stop(() => request(message), log);
         case vfioUser.report:
-          return report(() => request(message), asked, log);
+          return report(() => request(message), asked, memory);
         default:
           return request(message);
       }
@@ -79,12 +90,23 @@ async function stop(send: () => Promise<Uint8Array>, log: ClientWriteLog): Promi
 async function report(
   send: () => Promise<Uint8Array>,
   { index, data }: FeatureRequest,
-  log: ClientWriteLog,
+  memory: ClientMemory,
 ): Promise<Uint8Array> {
-  const reply = await send();
-  if (!log.active) return reply;
   const asked = decodeReportInline(data);
+  const reply = await send().catch(error => {
+    const refused = error instanceof VfioError && error.errno === 'EINVAL';
+    if (!refused || !memory.log.complete || !memory.isByMessagesOnly(asked)) throw error;
+    return emptyReport(index, data, asked);
+  });
+  if (!memory.log.active) return reply;
   const { buffer, byteOffset, byteLength } = reportBitmap(replyData(reply, vfioUser, index), asked);
-  log.report(asked, asked.pageSize, new Uint32Array(buffer, byteOffset, byteLength / 4));
+  memory.log.report(asked, asked.pageSize, new Uint32Array(buffer, byteOffset, byteLength / 4));
   return reply;
+}
+
+/** What a device answers that knows of no dirty page. */
+function emptyReport(index: number, request: Uint8Array, { length, pageSize }: LoggingReport): Uint8Array {
+  const data = new Uint8Array(REPORT_INLINE_SIZE + Number(bitmapBytes(length, pageSize)));
+  data.set(request.subarray(0, REPORT_INLINE_SIZE));
+  return encodeFeatureRequest({ index, get: true, data });
 }

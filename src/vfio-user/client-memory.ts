@@ -1,10 +1,14 @@
+import { mergeRanges } from '../log/index.js';
 import { type Backing, DmaMap, type DmaRegionSpec, type MaybePromise } from '../memory/index.js';
-import { VfioError } from '../uapi/index.js';
+import { ADDRESS_LIMIT, type IovaRange, VfioError } from '../uapi/index.js';
 import { ClientWriteLog } from './client-write-log.js';
 import { Command, commandName } from './constants.js';
 import { decodeDmaRead, decodeDmaWrite, encodeDmaAccess, newDmaData } from './dma-access-messages.js';
 import type { Frame } from './frame-parser.js';
 import { requireOffset } from './payload.js';
+
+/** How many intervals with files are kept apart. */
+const MOST_FILE_INTERVALS = 256;
 
 /** Bytes on the client's side that a device asks for by messages. `GuestMemory` is one. Offsets are bytes. */
 export interface ByteAccess {
@@ -32,6 +36,8 @@ export class ClientMemory {
   readonly #maxCount: number;
   /** What to do when the server has let go of something. */
   readonly #returning = new Set<() => void>();
+  /** Where there has ever been a file: merged, and where they are too many more than that, never less. */
+  #files: readonly IovaRange[] = [];
   /** Accesses that take their time. */
   readonly #underWay = new Set<Promise<Uint8Array>>();
 
@@ -59,6 +65,25 @@ export class ClientMemory {
       this.#returning.clear();
       this.#map.map(region, backing);
     }
+  }
+
+  /** The device is about to be given a file for an interval: what it writes there from now on need not pass here. */
+  noteFile({ iova, length }: IovaRange): void {
+    // No report reaches the last byte of all, and merging takes no end at 2^64.
+    const end = iova + length < ADDRESS_LIMIT ? iova + length : ADDRESS_LIMIT - 1n;
+    const merged = mergeRanges([...this.#files, { iova, length: end - iova }], MOST_FILE_INTERVALS);
+    this.#files = merged.map(({ start, end }) => ({ iova: start, length: end - start }));
+  }
+
+  /** Whether an interval is lent as a whole, and the device had no other way to write there since the connection began. */
+  isByMessagesOnly({ iova, length }: IovaRange): boolean {
+    const end = iova + length;
+    if (this.#files.some(file => file.iova < end && iova < file.iova + file.length)) return false;
+    let lentUpTo = iova;
+    for (const region of this.#map.regions) {
+      if (region.iova <= lentUpTo && lentUpTo < region.iova + region.length) lentUpTo = region.iova + region.length;
+    }
+    return lentUpTo >= end;
   }
 
   /** Takes back what is lent of an interval. What was not lent needs no taking back. */

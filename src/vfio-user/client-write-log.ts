@@ -8,6 +8,8 @@ interface Session {
   readonly ranges: readonly IovaRange[];
   /** Made when the first write comes: most clients never see one. */
   log: DmaLog | undefined;
+  /** Whether its START has succeeded. */
+  confirmed: boolean;
 }
 
 /** What to do when the server has answered a START or a STOP. */
@@ -40,16 +42,23 @@ export class ClientWriteLog {
     return this.#sessions.size > 0;
   }
 
+  /** Whether a START has succeeded whose STOP has not been tried: then everything that came by DMA_WRITE since is here. */
+  get complete(): boolean {
+    for (const session of this.#sessions) if (session.confirmed && !this.#doubtful.has(session)) return true;
+    return false;
+  }
+
   /**
    * A START is about to be sent.
    * @param pageSize the hint, bytes
    * @returns what to do when the answer is there
    */
   starting(pageSize: bigint, ranges: readonly IovaRange[]): Answered {
-    const session: Session = { pageSize: pageSize > 0n ? pageSize : 4096n, ranges, log: undefined };
+    const session: Session = { pageSize: pageSize > 0n ? pageSize : 4096n, ranges, log: undefined, confirmed: false };
     this.#sessions.add(session);
     return {
       succeeded: () => {
+        session.confirmed = true;
         for (const old of this.#doubtful) this.#sessions.delete(old);
         this.#doubtful.clear();
       },

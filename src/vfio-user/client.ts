@@ -133,9 +133,7 @@ export class VfioUserClient implements DeviceHandle {
     this.#memory = memory;
     this.#agreement = agreement;
     const { maxDataTransfer } = agreement.limits;
-    this.features = new FeatureClient(
-      clientFeatureDoor(message => this.#feature(message), maxDataTransfer, memory.log),
-    );
+    this.features = new FeatureClient(clientFeatureDoor(message => this.#feature(message), maxDataTransfer, memory));
   }
 
   /**
@@ -240,6 +238,7 @@ export class VfioUserClient implements DeviceHandle {
     if (file !== undefined) requireU32(file.fd, 'DMA_MAP', 'fd');
     const payload = encodeDmaMap({ ...region, offset: file?.offset ?? 0n });
     const fds = file === undefined ? [] : [file.fd];
+    if (file !== undefined) this.#memory.noteFile(region);
     if (memory === undefined) {
       await this.#request(Command.DMA_MAP, payload, fds);
       return;

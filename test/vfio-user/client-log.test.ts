@@ -276,6 +276,82 @@ describe('a STOP ends the log that was there when it left, and no later one', ()
   });
 });
 
+describe('a device that takes no report of memory that it reaches by messages', () => {
+  const all = { iova: 0n, length: 0x10000n, ...both };
+
+  /** What a report of an interval says that the device answers EINVAL to: its bits, or its errno. */
+  async function refused(client: VfioUserClient, server: Peer, asked: IovaRange = all): Promise<number | string> {
+    const bitmap = new Uint32Array(4);
+    const { iova, length } = asked;
+    const reporting = rejection(client.features.report({ iova, length, pageSize: 4096n }, bitmap));
+    await refuse(server, ERRNO.EINVAL);
+    return (await reporting) ?? bitmap[0]!;
+  }
+
+  /** Unmaps what is lent, and has the server do it. */
+  async function unmapAll(client: VfioUserClient, server: Peer): Promise<void> {
+    const unmapping = client.dmaUnmapAll();
+    await answer(server, words(24, 2, 0n, 0n));
+    await unmapping;
+  }
+
+  test('leaves the client’s own log as the answer, read and cleared', async () => {
+    const { client, server } = await lending('u');
+    await start(client, server);
+    await write(server, 4);
+    expect(await refused(client, server, { iova: 0x3000n, length: 0x2000n })).toBe(0b10);
+    await write(server, 5);
+    expect(await refused(client, server)).toBe(0b100000);
+    expect(await refused(client, server)).toBe(0);
+  });
+
+  test('is believed where not all of the interval is lent', async () => {
+    const { client, server } = await lending('v');
+    await start(client, server);
+    expect(await refused(client, server, { iova: 0xf000n, length: 0x2000n })).toBe('EINVAL');
+    await unmapAll(client, server);
+    expect(await refused(client, server)).toBe('EINVAL');
+  });
+
+  test('is believed while no START of this client has succeeded, or one was to be stopped', async () => {
+    const { client, server } = await lending('w');
+    expect(await refused(client, server)).toBe('EINVAL');
+    const starting = rejection(client.features.startLogging(4096n, []));
+    const early = rejection(client.features.report({ ...all, pageSize: 4096n }, new Uint32Array(2)));
+    await refuse(server, ERRNO.ENOTTY);
+    await refuse(server, ERRNO.EINVAL);
+    expect([await starting, await early]).toEqual(['ENOTTY', 'EINVAL']);
+    await start(client, server);
+    const stopping = rejection(client.features.stopLogging());
+    await refuse(server, ERRNO.EIO);
+    expect(await stopping).toBe('EIO');
+    expect(await refused(client, server)).toBe('EINVAL');
+  });
+
+  test('is believed where there is a file, or was one: not all that was written passed here', async () => {
+    const { client, server, memory } = await lending('x');
+    await start(client, server);
+    await unmapAll(client, server);
+    const { length } = all;
+    for (const mapping of [
+      () => client.dmaMap({ ...all, length: 0x1000n }, { fd: memory.fd }),
+      () => client.dmaMap({ ...all, iova: 0x20000n, length }, { fd: memory.fd }, { bytes: memory }),
+    ]) {
+      const mapped = mapping();
+      await answer(server);
+      await mapped;
+    }
+    expect(await refused(client, server, { iova: 0x20000n, length })).toBe('EINVAL');
+    await unmapAll(client, server);
+    const lent = client.dmaMap(all, undefined, { bytes: memory });
+    await answer(server);
+    await lent;
+    expect(await refused(client, server)).toBe('EINVAL');
+    await write(server, 1);
+    expect(await refused(client, server, { iova: 0x1000n, length: 0xf000n })).toBe(1);
+  });
+});
+
 test('a START that the device refuses logs nothing', async () => {
   const { client, server } = await lending('m');
   const starting = rejection(client.features.startLogging(4096n, []));
