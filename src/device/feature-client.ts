@@ -5,9 +5,7 @@ import {
   bitOf,
   decodeDataSize,
   decodeDeviceState,
-  decodeFeatureRequest,
   decodeMigrationFlags,
-  decodeReportInline,
   encodeDeviceState,
   encodeFeatureRequest,
   encodeRanges,
@@ -16,17 +14,17 @@ import {
   encodeStartPointer,
   FEATURE_HEADER_SIZE,
   Feature,
-  featureName,
   type IovaRange,
+  isPowerOfTwo,
   type MigrationState,
   type Profile,
   RANGE_SIZE,
   REPORT_INLINE_SIZE,
-  requireBytes,
   START_INLINE_SIZE,
+  understand,
   VfioError,
-  viewOf,
 } from '../uapi/index.js';
+import { replyData, reportBitmap, startedPageSize } from './feature-replies.js';
 import { orBytes } from './or-bytes.js';
 
 /**
@@ -113,11 +111,11 @@ export class FeatureClient {
   async startLogging(pageSize: bigint, ranges: readonly IovaRange[]): Promise<bigint> {
     const index = this.profile.start;
     if (!this.profile.pointers) {
-      return chosenPageSize(await this.#set(index, encodeStartInline(pageSize, ranges)));
+      return startedPageSize(await this.#set(index, encodeStartInline(pageSize, ranges)));
     }
     return this.#lending(encodeRanges(ranges), async rangesPointer => {
       const start = { pageSize, numRanges: ranges.length, rangesPointer };
-      return chosenPageSize(await this.#set(index, encodeStartPointer(start)));
+      return startedPageSize(await this.#set(index, encodeStartPointer(start)));
     });
   }
 
@@ -137,6 +135,7 @@ export class FeatureClient {
    */
   async report(asked: ReportRequest, bitmap: Uint32Array): Promise<void> {
     const { iova, length, pageSize } = asked;
+    requireReport(asked);
     const needed = bitmapBytes(length, pageSize);
     if (BigInt(bitmap.byteLength) < needed) {
       throw new VfioError('EINVAL', {
@@ -169,23 +168,14 @@ export class FeatureClient {
       return;
     }
     const data = await this.#get(index, encodeReport(piece), REPORT_INLINE_SIZE + bitmap.byteLength);
-    const echoed = decodeReportInline(data);
-    const bits = data.subarray(REPORT_INLINE_SIZE);
-    // A reply without its bitmap is a success that says nothing: taken for "no page is dirty" it would lose pages.
-    if (bits.length < bitmap.byteLength || echoed.iova !== piece.iova || echoed.pageSize !== piece.pageSize) {
-      throw new VfioError('EPROTO', {
-        operation: 'DMA_LOGGING_REPORT',
-        field: 'bitmap',
-        message: `the reply has ${bits.length} bytes of bitmap for ${bitmap.byteLength}`,
-      });
-    }
-    orBytes(bitmap, bits);
+    orBytes(bitmap, reportBitmap(data, piece));
   }
 
   /** MIGRATION: the device's flags; 0 for a device that cannot migrate. */
   async migrationFlags(): Promise<number> {
     try {
-      return decodeMigrationFlags(await this.#get(Feature.MIGRATION, new Uint8Array(this.profile.pointers ? 8 : 0), 8));
+      const data = await this.#get(Feature.MIGRATION, this.#room8(), 8);
+      return understand('MIGRATION', () => decodeMigrationFlags(data));
     } catch (error) {
       if (error instanceof VfioError && error.errno === 'ENOTTY') return 0;
       throw error;
@@ -194,8 +184,8 @@ export class FeatureClient {
 
   /** MIG_DEVICE_STATE: where the device is. */
   async migrationState(): Promise<number> {
-    const data = new Uint8Array(this.profile.pointers ? 8 : 0);
-    return decodeDeviceState(await this.#get(Feature.MIG_DEVICE_STATE, data, 8)).state;
+    const data = await this.#get(Feature.MIG_DEVICE_STATE, this.#room8(), 8);
+    return understand('MIG_DEVICE_STATE', () => decodeDeviceState(data)).state;
   }
 
   /** MIG_DEVICE_STATE: brings the device to a state. @throws VfioError as the device answers */
@@ -205,7 +195,13 @@ export class FeatureClient {
 
   /** MIG_DATA_SIZE: what a stop-copy would move, bytes. @throws VfioError ENOTTY where the device does not say */
   async migrationDataSize(): Promise<bigint> {
-    return decodeDataSize(await this.#get(Feature.MIG_DATA_SIZE, new Uint8Array(this.profile.pointers ? 8 : 0), 8));
+    const data = await this.#get(Feature.MIG_DATA_SIZE, this.#room8(), 8);
+    return understand('MIG_DATA_SIZE', () => decodeDataSize(data));
+  }
+
+  /** A request for a structure of 8 bytes: where the reply goes into the request's own buffer, there must be room for it. */
+  #room8(): Uint8Array {
+    return new Uint8Array(this.profile.pointers ? 8 : 0);
   }
 
   async #set(index: number, data: Uint8Array): Promise<Uint8Array> {
@@ -219,12 +215,7 @@ export class FeatureClient {
   }
 
   async #exchange(index: number, message: Uint8Array): Promise<Uint8Array> {
-    const reply = await this.#door.request(message);
-    const operation = featureName(this.profile, index);
-    if (reply.length < FEATURE_HEADER_SIZE || decodeFeatureRequest(reply).index !== index) {
-      throw new VfioError('EPROTO', { operation, message: 'the reply is of another feature' });
-    }
-    return reply.subarray(FEATURE_HEADER_SIZE);
+    return replyData(await this.#door.request(message), this.profile, index);
   }
 
   async #lending<T>(bytes: Uint8Array, use: (address: bigint) => Promise<T>): Promise<T> {
@@ -241,8 +232,10 @@ export class FeatureClient {
   }
 }
 
-/** START's answer begins with the page size in every profile; some peers answer no more than the head. */
-function chosenPageSize(data: Uint8Array): bigint {
-  requireBytes(data, 8, 'DMA_LOGGING_START');
-  return viewOf(data).getBigUint64(0, true);
+/** What has no answer, whatever the device. @throws VfioError EINVAL */
+function requireReport({ length, pageSize }: ReportRequest): void {
+  const bad = (field: string, message: string) =>
+    new VfioError('EINVAL', { operation: 'DMA_LOGGING_REPORT', field, message });
+  if (!isPowerOfTwo(pageSize)) throw bad('page_size', `${pageSize} is no power of two`);
+  if (length < 0n) throw bad('length', `${length} bytes`);
 }

@@ -5,6 +5,7 @@ export * from './device-handle.js';
 export * from './dma-port.js';
 export * from './feature-client.js';
 export * from './feature-dispatch.js';
+export { replyData, reportBitmap } from './feature-replies.js';
 export * from './interrupts.js';
 export type { IoEventSpec } from './io-events.js';
 export * from './local-device.js';

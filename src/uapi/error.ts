@@ -51,3 +51,13 @@ export function asVfioError(error: unknown, operation: string, fallback: ErrnoNa
   const message = error instanceof Error ? error.message : String(error);
   return new VfioError(errno, { operation, message, cause: error });
 }
+
+/** Reads a reply. @throws VfioError EPROTO for one that cannot be read: it is not the device that refuses, but the peer that errs */
+export function understand<T>(operation: string, decode: () => T): T {
+  try {
+    return decode();
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    throw new VfioError('EPROTO', { operation, message, cause: error });
+  }
+}

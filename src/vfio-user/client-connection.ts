@@ -97,7 +97,8 @@ export class ClientConnection {
    * @param received takes the descriptors of a successful reply, which are the caller's then; without it they are closed
    * @returns the reply's payload
    * @throws VfioError what the server answers; ECONNRESET, ECONNABORTED when the connection is or gets over; ETIMEDOUT; ENOBUFS when all
-   *   65536 message ids are waiting for their replies; EBADF, EMFILE for descriptors that cannot be sent
+   *   65536 message ids are waiting for their replies; EBADF, EMFILE for descriptors that cannot be sent, EMFILE for those that cannot be
+   *   received
    */
   request(
     command: number,
@@ -250,7 +251,7 @@ export class ClientConnection {
   }
 
   #receive(frame: Frame): void {
-    const { header, payload, fds } = frame;
+    const { header, payload, fds, fdsLost } = frame;
     if (header.type === MessageType.COMMAND) {
       this.#commands.push(frame);
       if (this.#commands.overflows) this.#giveUp('the server asks and asks, and reads no answer');
@@ -264,9 +265,12 @@ export class ClientConnection {
       return;
     }
     this.#pending.delete(header.id);
-    if (header.error || request.received === undefined) closeFds(fds);
-    else request.received.push(...fds);
-    if (header.error) request.reject(refusal(request.operation, header.errno));
+    const { operation, received } = request;
+    const lost = fdsLost && received !== undefined;
+    if (header.error || received === undefined || lost) closeFds(fds);
+    else received.push(...fds);
+    if (header.error) request.reject(refusal(operation, header.errno));
+    else if (lost) request.reject(noRoomForFds(operation));
     else request.resolve(payload);
   }
 
@@ -324,6 +328,11 @@ export class ClientConnection {
 
 function serverEnded(): VfioError {
   return new VfioError('ECONNRESET', { operation: 'connection', message: 'the server ended the connection' });
+}
+
+/** Descriptors that came and that this process could not take: without them, the reply would seem to say that there are none. */
+function noRoomForFds(operation: string): VfioError {
+  return new VfioError('EMFILE', { operation, message: 'there was no room for the descriptors of the reply' });
 }
 
 /** What the server answered. An errno without a name here is told by its number. */

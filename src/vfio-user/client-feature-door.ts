@@ -1,14 +1,17 @@
-import type { FeatureDoor } from '../device/index.js';
+import { type FeatureDoor, replyData, reportBitmap } from '../device/index.js';
 import {
   bitmapBytes,
   decodeFeatureRequest,
   decodeReportInline,
   decodeStartInline,
-  FEATURE_HEADER_SIZE,
+  encodeFeatureRequest,
   type FeatureRequest,
+  type LoggingReport,
   REPORT_INLINE_SIZE,
+  VfioError,
   vfioUser,
 } from '../uapi/index.js';
+import type { ClientMemory } from './client-memory.js';
 import type { ClientWriteLog } from './client-write-log.js';
 
 /*
@@ -17,6 +20,10 @@ import type { ClientWriteLog } from './client-write-log.js';
  *
  * Order in a report: first the device answers, then the own log is read and cleared, and only into an answer that has the bitmap that was
  * asked for. So a report that fails has cleared nothing here.
+ *
+ * Some devices (the C reference's) answer EINVAL to a report of memory that they reach by messages alone: they log none of it. For such memory
+ * the own log has everything, and is the answer. Example: RAM has a file, and a buffer of 1 MiB beside it has none; the buffer's report is
+ * the own log's, that of both together stays EINVAL.
  */
 
 /**
@@ -26,8 +33,9 @@ import type { ClientWriteLog } from './client-write-log.js';
 export function clientFeatureDoor(
   request: (message: Uint8Array) => Promise<Uint8Array>,
   maxData: number,
-  log: ClientWriteLog,
+  memory: ClientMemory,
 ): FeatureDoor {
+  const { log } = memory;
   return {
     profile: vfioUser,
     maxReply: maxData,
@@ -41,7 +49,7 @@ export function clientFeatureDoor(
         case vfioUser.stop:
           return stop(() => request(message), log);
         case vfioUser.report:
-          return report(() => request(message), asked, log);
+          return report(() => request(message), asked, memory);
         default:
           return request(message);
       }
@@ -56,7 +64,7 @@ async function start(
   log: ClientWriteLog,
 ): Promise<Uint8Array> {
   const { pageSize, ranges } = decodeStartInline(data);
-  const started = log.begin(pageSize, ranges);
+  const started = log.starting(pageSize, ranges);
   try {
     const reply = await send();
     started.succeeded();
@@ -68,37 +76,37 @@ async function start(
 }
 
 async function stop(send: () => Promise<Uint8Array>, log: ClientWriteLog): Promise<Uint8Array> {
+  const stopped = log.stopping();
   try {
     const reply = await send();
-    log.end();
+    stopped.succeeded();
     return reply;
   } catch (error) {
-    log.doubt();
+    stopped.failed();
     throw error;
   }
 }
 
 async function report(
   send: () => Promise<Uint8Array>,
-  { data }: FeatureRequest,
-  log: ClientWriteLog,
+  { index, data }: FeatureRequest,
+  memory: ClientMemory,
 ): Promise<Uint8Array> {
-  const reply = await send();
-  if (log.active) addOwnBits(reply, data, log);
+  const asked = decodeReportInline(data);
+  const reply = await send().catch(error => {
+    const refused = error instanceof VfioError && error.errno === 'EINVAL';
+    if (!refused || !memory.log.complete || !memory.isByMessagesOnly(asked)) throw error;
+    return emptyReport(index, data, asked);
+  });
+  if (!memory.log.active) return reply;
+  const { buffer, byteOffset, byteLength } = reportBitmap(replyData(reply, vfioUser, index), asked);
+  memory.log.report(asked, asked.pageSize, new Uint32Array(buffer, byteOffset, byteLength / 4));
   return reply;
 }
 
-/** Leaves alone what is no answer to the request: whoever reads it finds out. */
-function addOwnBits(reply: Uint8Array, asked: Uint8Array, log: ClientWriteLog): void {
-  const { iova, length, pageSize } = decodeReportInline(asked);
-  const size = Number(bitmapBytes(length, pageSize));
-  const head = reply.subarray(FEATURE_HEADER_SIZE, FEATURE_HEADER_SIZE + REPORT_INLINE_SIZE);
-  const bitmap = reply.subarray(
-    FEATURE_HEADER_SIZE + REPORT_INLINE_SIZE,
-    FEATURE_HEADER_SIZE + REPORT_INLINE_SIZE + size,
-  );
-  if (bitmap.length < size) return;
-  const echoed = decodeReportInline(head);
-  if (echoed.iova !== iova || echoed.pageSize !== pageSize) return;
-  log.report({ iova, length }, pageSize, new Uint32Array(bitmap.buffer, bitmap.byteOffset, size / 4));
+/** What a device answers that knows of no dirty page. */
+function emptyReport(index: number, request: Uint8Array, { length, pageSize }: LoggingReport): Uint8Array {
+  const data = new Uint8Array(REPORT_INLINE_SIZE + Number(bitmapBytes(length, pageSize)));
+  data.set(request.subarray(0, REPORT_INLINE_SIZE));
+  return encodeFeatureRequest({ index, get: true, data });
 }

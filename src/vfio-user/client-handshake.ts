@@ -1,10 +1,9 @@
 import type { OwnedFd } from '../native/index.js';
-import { VfioError } from '../uapi/index.js';
+import { understand, VfioError } from '../uapi/index.js';
 import type { ClientConnection } from './client-connection.js';
 import { Command } from './constants.js';
 import { closeFds } from './frame-parser.js';
 import type { VfioUserLimits } from './limits.js';
-import { understand } from './payload.js';
 import {
   acceptAnswer,
   acceptFeatures,

@@ -1,9 +1,14 @@
+import { mergeRanges } from '../log/index.js';
 import { type Backing, DmaMap, type DmaRegionSpec, type MaybePromise } from '../memory/index.js';
-import { VfioError } from '../uapi/index.js';
+import { ADDRESS_LIMIT, type IovaRange, VfioError } from '../uapi/index.js';
 import { ClientWriteLog } from './client-write-log.js';
 import { Command, commandName } from './constants.js';
 import { decodeDmaRead, decodeDmaWrite, encodeDmaAccess, newDmaData } from './dma-access-messages.js';
 import type { Frame } from './frame-parser.js';
+import { requireOffset } from './payload.js';
+
+/** How many intervals with files are kept apart. */
+const MOST_FILE_INTERVALS = 256;
 
 /** Bytes on the client's side that a device asks for by messages. `GuestMemory` is one. Offsets are bytes. */
 export interface ByteAccess {
@@ -31,6 +36,10 @@ export class ClientMemory {
   readonly #maxCount: number;
   /** What to do when the server has let go of something. */
   readonly #returning = new Set<() => void>();
+  /** Where there has ever been a file: merged, and where they are too many more than that, never less. */
+  #files: readonly IovaRange[] = [];
+  /** Accesses that take their time. */
+  readonly #underWay = new Set<Promise<Uint8Array>>();
 
   /** @param maxCount most bytes of one DMA_READ or DMA_WRITE */
   constructor(maxCount: number) {
@@ -44,7 +53,7 @@ export class ClientMemory {
 
   /**
    * Lends a region. One that is still lent, but on its way back, is back then: the server unmaps it before it maps this one.
-   * @throws VfioError as {@link DmaMap.map}
+   * @throws VfioError as {@link DmaMap.map}; EINVAL for what is no memory
    */
   lend(region: DmaRegionSpec, memory: DmaMemory): void {
     const backing = new LentBytes(memory);
@@ -58,6 +67,25 @@ export class ClientMemory {
     }
   }
 
+  /** The device is about to be given a file for an interval: what it writes there from now on need not pass here. */
+  noteFile({ iova, length }: IovaRange): void {
+    // No report reaches the last byte of all, and merging takes no end at 2^64.
+    const end = iova + length < ADDRESS_LIMIT ? iova + length : ADDRESS_LIMIT - 1n;
+    const merged = mergeRanges([...this.#files, { iova, length: end - iova }], MOST_FILE_INTERVALS);
+    this.#files = merged.map(({ start, end }) => ({ iova: start, length: end - start }));
+  }
+
+  /** Whether an interval is lent as a whole, and the device had no other way to write there since the connection began. */
+  isByMessagesOnly({ iova, length }: IovaRange): boolean {
+    const end = iova + length;
+    if (this.#files.some(file => file.iova < end && iova < file.iova + file.length)) return false;
+    let lentUpTo = iova;
+    for (const region of this.#map.regions) {
+      if (region.iova <= lentUpTo && lentUpTo < region.iova + region.length) lentUpTo = region.iova + region.length;
+    }
+    return lentUpTo >= end;
+  }
+
   /** Takes back what is lent of an interval. What was not lent needs no taking back. */
   takeBack(iova: bigint, length: bigint): void {
     try {
@@ -69,7 +97,8 @@ export class ClientMemory {
   }
 
   /**
-   * Takes something back when the server has let go of it: until then, what it has begun may still arrive.
+   * Takes something back when the server has let go of it: until then, what it has begun may still arrive. Accesses that the caller's bytes
+   * are still busy with are waited for: after this, nothing touches them, and what was written is in the log.
    * @param takeBack what to do then, or earlier where the memory is lent anew
    * @param letGo the server's answer; if it refuses, everything stays lent
    */
@@ -78,6 +107,7 @@ export class ClientMemory {
     try {
       const answer = await letGo;
       if (this.#returning.has(takeBack)) takeBack();
+      await Promise.allSettled(this.#underWay);
       return answer;
     } finally {
       this.#returning.delete(takeBack);
@@ -93,9 +123,19 @@ export class ClientMemory {
    * Serves one command of the server.
    * @returns the reply's payload
    * @throws VfioError (or rejects) EFAULT for memory that is not lent, or not with the right; EINVAL for a wrong size or too many bytes; EIO
-   *   and others where the memory itself fails; ENOMEM when a write could not be logged, and was not made; EOPNOTSUPP for any other command.
+   *   and others where the memory itself fails; EOPNOTSUPP for any other command.
    */
-  serve({ header, payload }: Frame): MaybePromise<Uint8Array> {
+  serve(frame: Frame): MaybePromise<Uint8Array> {
+    const reply = this.#serve(frame);
+    if (reply instanceof Promise) {
+      const done = () => this.#underWay.delete(reply);
+      this.#underWay.add(reply);
+      reply.then(done, done);
+    }
+    return reply;
+  }
+
+  #serve({ header, payload }: Frame): MaybePromise<Uint8Array> {
     switch (header.command) {
       case Command.DMA_READ:
         return this.#read(payload);
@@ -115,7 +155,6 @@ export class ClientMemory {
 
   #write(payload: Uint8Array): MaybePromise<Uint8Array> {
     const { data, ...access } = decodeDmaWrite(payload, this.#maxCount);
-    this.log.prepare();
     const { iova, count } = access;
     let done: MaybePromise<void>;
     try {
@@ -144,7 +183,13 @@ class LentBytes implements Backing {
   readonly #bytes: ByteAccess;
   readonly #start: number;
 
+  /** @throws VfioError EINVAL for what is no memory: told to its owner, and not, at the first access, to the device */
   constructor({ bytes, offset = 0 }: DmaMemory) {
+    if (typeof bytes?.read !== 'function' || typeof bytes.write !== 'function') {
+      const message = 'memory is { bytes: { read, write } }';
+      throw new VfioError('EINVAL', { operation: 'DMA_MAP', field: 'bytes', message });
+    }
+    requireOffset(offset, 'DMA_MAP', 'offset');
     this.#bytes = bytes;
     this.#start = offset;
   }

@@ -1,10 +1,9 @@
 import type { RegionArea } from '../device/index.js';
 import { PeerMapping } from '../memory/index.js';
 import type { Mapping, OwnedFd } from '../native/index.js';
-import { RegionFlag, VfioError } from '../uapi/index.js';
+import { RegionFlag, understand, VfioError } from '../uapi/index.js';
 import { decodeRegionInfo, encodeRegionInfoRequest } from './device-messages.js';
 import { closeFds } from './frame-parser.js';
-import { understand } from './payload.js';
 import { decodeRegionIoFds, encodeRegionIoFdsRequest, type IoFdEntry } from './region-io-fds-messages.js';
 
 /*

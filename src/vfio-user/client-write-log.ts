@@ -1,5 +1,5 @@
 import { DmaLog } from '../log/index.js';
-import { type IovaRange, VfioError } from '../uapi/index.js';
+import type { IovaRange } from '../uapi/index.js';
 
 /** One START of this client, from the moment before it is sent. */
 interface Session {
@@ -8,6 +8,14 @@ interface Session {
   readonly ranges: readonly IovaRange[];
   /** Made when the first write comes: most clients never see one. */
   log: DmaLog | undefined;
+  /** Whether its START has succeeded. */
+  confirmed: boolean;
+}
+
+/** What to do when the server has answered a START or a STOP. */
+export interface Answered {
+  succeeded(): void;
+  failed(): void;
 }
 
 /** Page sizes that can be logged here: powers of two from 4 KiB to 1 GiB. */
@@ -20,9 +28,12 @@ const PAGE_SIZES = Array.from({ length: 19 }, (_, index) => 4096n << BigInt(inde
  * It must log whenever the device may. So a session begins before its START is sent and ends after its STOP is answered, and where both
  * sides may think differently of what runs (a STOP that fails, a device that takes a START twice), more than one session logs.
  * Example: STOP fails, because somebody else has stopped the device. Its session goes on here until the next START succeeds.
+ *
+ * A STOP speaks of the sessions that were there when it was sent. Example: STOP and START leave one right behind the other; the answer to
+ * STOP ends the old session, and not the one of the START, which is there already.
  */
 export class ClientWriteLog {
-  #sessions = new Set<Session>();
+  readonly #sessions = new Set<Session>();
   /** Sessions whose STOP has failed. */
   readonly #doubtful = new Set<Session>();
 
@@ -31,16 +42,23 @@ export class ClientWriteLog {
     return this.#sessions.size > 0;
   }
 
+  /** Whether a START has succeeded whose STOP has not been tried: then everything that came by DMA_WRITE since is here. */
+  get complete(): boolean {
+    for (const session of this.#sessions) if (session.confirmed && !this.#doubtful.has(session)) return true;
+    return false;
+  }
+
   /**
    * A START is about to be sent.
    * @param pageSize the hint, bytes
    * @returns what to do when the answer is there
    */
-  begin(pageSize: bigint, ranges: readonly IovaRange[]): { succeeded(): void; failed(): void } {
-    const session: Session = { pageSize: pageSize > 0n ? pageSize : 4096n, ranges, log: undefined };
+  starting(pageSize: bigint, ranges: readonly IovaRange[]): Answered {
+    const session: Session = { pageSize: pageSize > 0n ? pageSize : 4096n, ranges, log: undefined, confirmed: false };
     this.#sessions.add(session);
     return {
       succeeded: () => {
+        session.confirmed = true;
         for (const old of this.#doubtful) this.#sessions.delete(old);
         this.#doubtful.clear();
       },
@@ -48,25 +66,31 @@ export class ClientWriteLog {
     };
   }
 
-  /** A STOP was answered. */
-  end(): void {
-    this.#sessions.clear();
-    this.#doubtful.clear();
-  }
-
-  /** A STOP has failed: the device may be logging, or not. */
-  doubt(): void {
-    for (const session of this.#sessions) this.#doubtful.add(session);
-  }
-
-  /** Makes sure that a write can be logged, before its bytes move. @throws VfioError ENOMEM when it cannot */
-  prepare(): void {
-    for (const session of this.#sessions) session.log ??= startLog(session);
+  /**
+   * A STOP is about to be sent.
+   * @returns what to do when the answer is there; after a failure the device may be logging, or not
+   */
+  stopping(): Answered {
+    const before = [...this.#sessions];
+    return {
+      succeeded: () => {
+        for (const session of before) {
+          this.#sessions.delete(session);
+          this.#doubtful.delete(session);
+        }
+      },
+      failed: () => {
+        for (const session of before) if (this.#sessions.has(session)) this.#doubtful.add(session);
+      },
+    };
   }
 
   /** Logs a write whose bytes are in memory. */
   record(iova: number | bigint, length: number): void {
-    for (const { log } of this.#sessions) log?.record(iova, length);
+    for (const session of this.#sessions) {
+      session.log ??= startLog(session);
+      session.log.record(iova, length);
+    }
   }
 
   /** Reads and clears, as {@link DmaLog.report}: ORs into `bitmap`. */
@@ -80,13 +104,15 @@ export class ClientWriteLog {
   }
 }
 
-/** Ranges that only the device can make sense of are logged as everything: more than was asked for, never less. */
+/**
+ * Ranges that only the device can make sense of, or that there is no memory for, are logged as everything: more than was asked for, never
+ * less. That takes no memory before there is something to log, and says at a report if it ran out of memory since.
+ */
 function startLog({ pageSize, ranges }: Session): DmaLog {
   const log = new DmaLog({ pageSizes: PAGE_SIZES });
   try {
     log.start(pageSize, ranges.length === 0 ? 'everything' : ranges);
-  } catch (error) {
-    if (error instanceof VfioError && error.errno === 'ENOMEM') throw error;
+  } catch {
     log.start(pageSize, 'everything');
   }
   return log;

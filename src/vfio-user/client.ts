@@ -7,11 +7,22 @@ import {
   type RegionInfo,
 } from '../device/index.js';
 import { connect, type OwnedFd } from '../native/index.js';
-import { bitmapBytes, decodeFeatureRequest, featureName, IrqSet, VfioError, vfioUser } from '../uapi/index.js';
+import {
+  bitmapBytes,
+  decodeFeatureRequest,
+  featureName,
+  IrqSet,
+  isPowerOfTwo,
+  understand,
+  VfioError,
+  vfioUser,
+} from '../uapi/index.js';
 import { ClientConnection } from './client-connection.js';
 import { clientFeatureDoor } from './client-feature-door.js';
 import { type Agreement, agree } from './client-handshake.js';
 import { ClientMemory, type DmaMemory } from './client-memory.js';
+import { type ClientOptions, checkedTimeout, type DmaFile, type DmaMapping } from './client-options.js';
+import { RegionIo, requestPieces } from './client-region-io.js';
 import {
   type MappedArea,
   mapAreas,
@@ -39,65 +50,12 @@ import {
   encodeReportShared,
 } from './extension-messages.js';
 import { encodeSetIrqs, type IrqAction, type SetIrqsMessage } from './irq-messages.js';
-import { completeLimits, MAX_REQUEST_DATA, STRUCTURE_ROOM, type VfioUserLimits } from './limits.js';
+import { completeLimits, STRUCTURE_ROOM, type VfioUserLimits } from './limits.js';
 import { decodeMigrationData, encodeMigrationData, encodeMigrationRead } from './migration-messages.js';
-import { understand } from './payload.js';
-import {
-  decodeRegionData,
-  decodeRegionWritesDone,
-  encodeRegionAccess,
-  encodeRegionWrite,
-  encodeRegionWriteMulti,
-  MAX_MULTI_WRITES,
-  type RegionWrite,
-  requireMultiData,
-} from './region-messages.js';
+import { requireU32 } from './payload.js';
+import type { RegionWrite } from './region-messages.js';
 import { type BitmapPlace, mapBitmap, SharedBitmap, type SharedReport } from './shared-bitmap.js';
 import { triggerMessages } from './trigger-messages.js';
-
-/** How a {@link VfioUserClient} connects. */
-export interface ClientOptions extends Partial<VfioUserLimits> {
-  /** How long a request may wait for its reply before the connection is given up, milliseconds; default 30000; 0: for ever. */
-  timeoutMs?: number;
-  /**
-   * `'vmm'`, the default: the one client that a device works for. `'tracker'`: one that looks on beside it, at a server of this project: it
-   * may report, migrate and read statistics, and map nothing.
-   */
-  role?: 'vmm' | 'tracker';
-  /**
-   * Whether the server may send its DMA_READs and DMA_WRITEs on a socket of their own. Default true: then neither side's requests hold up
-   * the other's, and the C reference mistakes none for the reply that it waits for. A server that does not know it does without.
-   */
-  twinSocket?: boolean;
-  /**
-   * `'shared'`, the default: the event loop brings the replies. `'dedicated'`: the client's thread waits for them in the kernel, some
-   * milliseconds at most, which saves each round trip a trip through the event loop: for a thread that has nothing else to do meanwhile.
-   * The device must not be served by the same thread. While memory is lent by messages and there is a twin socket, it is as `'shared'`.
-   */
-  loop?: 'shared' | 'dedicated';
-  /** Takes a path that begins with `@` for a name in Linux's abstract namespace, which any user may take. Default: it is refused. */
-  abstract?: boolean;
-}
-
-/** A region of IO virtual addresses that a device may reach. */
-export interface DmaMapping {
-  /** Bytes, a multiple of 4096. */
-  iova: bigint;
-  /** Bytes, a multiple of 4096. */
-  length: bigint;
-  /** The device may read. */
-  readable: boolean;
-  /** The device may write. */
-  writable: boolean;
-}
-
-/** The file behind a {@link DmaMapping}. */
-export interface DmaFile {
-  /** Stays the caller's: it may be closed when the call has returned its promise. */
-  fd: number;
-  /** Where the region begins in the file, bytes, a multiple of 4096; default 0. */
-  offset?: bigint;
-}
 
 /**
  * A device behind a vfio-user socket.
@@ -114,6 +72,9 @@ export class VfioUserClient implements DeviceHandle {
   readonly #connection: ClientConnection;
   readonly #memory: ClientMemory;
   readonly #agreement: Agreement;
+  readonly #regions: RegionIo;
+  /** Those attached here: a handle means nothing to another server. */
+  readonly #bitmaps = new WeakSet<SharedBitmap>();
 
   private constructor(path: string, connection: ClientConnection, memory: ClientMemory, agreement: Agreement) {
     this.target = `vfio-user:${path}`;
@@ -121,10 +82,9 @@ export class VfioUserClient implements DeviceHandle {
     this.#connection = connection;
     this.#memory = memory;
     this.#agreement = agreement;
+    this.#regions = new RegionIo(connection, agreement);
     const { maxDataTransfer } = agreement.limits;
-    this.features = new FeatureClient(
-      clientFeatureDoor(message => this.#feature(message), maxDataTransfer, memory.log),
-    );
+    this.features = new FeatureClient(clientFeatureDoor(message => this.#feature(message), maxDataTransfer, memory));
   }
 
   /**
@@ -222,11 +182,14 @@ export class VfioUserClient implements DeviceHandle {
    * by messages; to both where the server may choose. With neither, the region is known to the device, but it cannot reach it.
    *
    * What the device writes by messages is in the reports of {@link VfioUserClient.features}, as what it writes to the file is.
-   * @throws VfioError EEXIST when it overlaps another; ENOSPC when the device takes no more; EINVAL, EACCES for a file that does not fit
+   * @throws VfioError EEXIST when it overlaps another; ENOSPC when the device takes no more; EINVAL, EACCES for a file that does not fit;
+   *   EINVAL for what is no file, or no memory
    */
   async dmaMap(region: DmaMapping, file?: DmaFile, memory?: DmaMemory): Promise<void> {
+    if (file !== undefined) requireU32(file.fd, 'DMA_MAP', 'fd');
     const payload = encodeDmaMap({ ...region, offset: file?.offset ?? 0n });
     const fds = file === undefined ? [] : [file.fd];
+    if (file !== undefined) this.#memory.noteFile(region);
     if (memory === undefined) {
       await this.#request(Command.DMA_MAP, payload, fds);
       return;
@@ -256,6 +219,9 @@ export class VfioUserClient implements DeviceHandle {
    */
   async dmaUnmapDirty(iova: bigint, length: bigint, pageSize: bigint, bitmap: Uint32Array): Promise<void> {
     const operation = 'DMA_UNMAP';
+    if (!isPowerOfTwo(pageSize)) {
+      throw new VfioError('EINVAL', { operation, field: 'page_size', message: `${pageSize} is no power of two` });
+    }
     const needed = Number(bitmapBytes(length, pageSize));
     if (bitmap.byteLength < needed) {
       const message = `${bitmap.byteLength} bytes, needs ${needed}`;
@@ -326,80 +292,28 @@ export class VfioUserClient implements DeviceHandle {
 
   /** More than one message can carry is read in pieces, one after the other. */
   regionRead(region: number, offset: number, count: number): Promise<Uint8Array> {
-    if (count <= this.limits.maxDataTransfer) return this.#readPiece(region, offset, count);
-    return this.#readPieces(region, offset, count);
-  }
-
-  async #readPieces(region: number, offset: number, count: number): Promise<Uint8Array> {
-    const bytes = new Uint8Array(count);
-    for (let done = 0; done < count; done += this.limits.maxDataTransfer) {
-      const size = Math.min(count - done, this.limits.maxDataTransfer);
-      bytes.set(await this.#readPiece(region, offset + done, size), done);
-    }
-    return bytes;
-  }
-
-  async #readPiece(region: number, offset: number, count: number): Promise<Uint8Array> {
-    const reply = await this.#request(Command.REGION_READ, encodeRegionAccess({ region, offset, count }));
-    return understand('REGION_READ', () => decodeRegionData(reply, count));
+    return this.#regions.read(region, offset, count);
   }
 
   /** More than 32 KiB are written in pieces, one after the other. */
   regionWrite(region: number, offset: number, data: Uint8Array): Promise<void> {
-    if (data.length > this.#mostRequestData) return this.#writePieces(region, offset, data);
-    // Not `async`, whose promise beside the connection's own would cost as much again.
-    try {
-      return this.#writePiece(region, offset, data);
-    } catch (error) {
-      return Promise.reject(error);
-    }
-  }
-
-  async #writePieces(region: number, offset: number, data: Uint8Array): Promise<void> {
-    for (const { at, piece } of this.#pieces(data)) await this.#writePiece(region, offset + at, piece);
-  }
-
-  #writePiece(region: number, offset: number, data: Uint8Array): Promise<void> {
-    return this.#connection.run(Command.REGION_WRITE, encodeRegionWrite(region, offset, data), 'REGION_WRITE');
+    return this.#regions.write(region, offset, data);
   }
 
   /**
    * Writes without a reply: what the device refuses, nobody is told. More than 32 KiB are written in pieces.
    * @returns done when so much has left that more may follow; usually at once
    */
-  async regionPost(region: number, offset: number, data: Uint8Array): Promise<void> {
-    for (const { at, piece } of this.#pieces(data)) {
-      await this.#connection.post(Command.REGION_WRITE, encodeRegionWrite(region, offset + at, piece), 'REGION_WRITE');
-    }
+  regionPost(region: number, offset: number, data: Uint8Array): Promise<void> {
+    return this.#regions.post(region, offset, data);
   }
 
   /**
    * Several writes of 8 bytes or fewer, in order, in one message for every 200 where the server takes such, else one by one.
    * @returns how many were done: fewer than asked for when the device has refused the one behind them
    */
-  async regionWriteMulti(writes: readonly RegionWrite[]): Promise<number> {
-    for (const { data } of writes) requireMultiData(data.length);
-    if (!this.#agreement.writeMultiple) return this.#writeOneByOne(writes);
-    for (let done = 0; done < writes.length; ) {
-      const part = writes.slice(done, done + MAX_MULTI_WRITES);
-      const reply = await this.#request(Command.REGION_WRITE_MULTI, encodeRegionWriteMulti(part));
-      const count = understand('REGION_WRITE_MULTI', () => decodeRegionWritesDone(reply, part.length));
-      done += count;
-      if (count < part.length) return done;
-    }
-    return writes.length;
-  }
-
-  async #writeOneByOne(writes: readonly RegionWrite[]): Promise<number> {
-    for (const [index, { region, offset, data }] of writes.entries()) {
-      try {
-        await this.#request(Command.REGION_WRITE, encodeRegionWrite(region, offset, data));
-      } catch (error) {
-        if (this.closed) throw error;
-        return index;
-      }
-    }
-    return writes.length;
+  regionWriteMulti(writes: readonly RegionWrite[]): Promise<number> {
+    return this.#regions.writeMulti(writes);
   }
 
   async readMigrationData(limit: number): Promise<Uint8Array> {
@@ -409,7 +323,7 @@ export class VfioUserClient implements DeviceHandle {
   }
 
   async writeMigrationData(data: Uint8Array): Promise<void> {
-    for (const { piece } of this.#pieces(data)) {
+    for (const { piece } of requestPieces(data, this.limits.maxDataTransfer)) {
       await this.#request(Command.MIG_DATA_WRITE, encodeMigrationData(piece));
     }
   }
@@ -430,10 +344,10 @@ export class VfioUserClient implements DeviceHandle {
     const peer = mapBitmap(fd, place);
     try {
       const reply = await this.#request(ExtensionCommand.BITMAP_ATTACH, encodeBitmapAttach({ offset, size }), [fd]);
-      return new SharedBitmap(
-        understand('BITMAP_ATTACH', () => decodeBitmapHandle(reply, 'BITMAP_ATTACH')),
-        peer,
-      );
+      const handle = understand('BITMAP_ATTACH', () => decodeBitmapHandle(reply, 'BITMAP_ATTACH'));
+      const bitmap = new SharedBitmap(handle, peer);
+      this.#bitmaps.add(bitmap);
+      return bitmap;
     } catch (error) {
       peer.close();
       throw error;
@@ -442,14 +356,20 @@ export class VfioUserClient implements DeviceHandle {
 
   /**
    * Reads and clears the log of an interval as `features.report` does, into an attached bitmap.
-   * @throws VfioError as the device answers, and the log is to be taken as lost (contract rule 8); EINVAL when the bitmap has no room for it
+   * @throws VfioError as the device answers, and the log is to be taken as lost (contract rule 8); EINVAL when the bitmap has no room for it, or
+   *   is attached to another client; EBADF when it is detached
    */
   async reportShared(bitmap: SharedBitmap, report: SharedReport): Promise<void> {
     const { offset = 0n, ...interval } = report;
-    const words = bitmap.wordsFor(report);
+    if (!this.#bitmaps.has(bitmap)) {
+      const message = 'is attached to another client';
+      throw new VfioError('EINVAL', { operation: 'REPORT_SHARED', field: 'bitmap', message });
+    }
+    bitmap.wordsFor(report);
     const message = { ...interval, handle: bitmap.handle, offset };
     await this.#request(ExtensionCommand.REPORT_SHARED, encodeReportShared(message));
-    this.#memory.log.reportShared(interval, interval.pageSize, words);
+    // Only now: pages that go into a bitmap that was detached meanwhile would be in no report.
+    this.#memory.log.reportShared(interval, interval.pageSize, bitmap.wordsFor(report));
   }
 
   /** Detaches a bitmap; the file stays as it is. */
@@ -503,20 +423,6 @@ export class VfioUserClient implements DeviceHandle {
   ): Promise<Uint8Array> {
     return this.#connection.request(command, payload, commandName(command), fds, received);
   }
-
-  get #mostRequestData(): number {
-    return Math.min(MAX_REQUEST_DATA, this.limits.maxDataTransfer);
-  }
-
-  /** Data in the pieces that one message carries; data of no bytes is one piece. */
-  *#pieces(data: Uint8Array): Iterable<{ at: number; piece: Uint8Array }> {
-    const size = this.#mostRequestData;
-    let at = 0;
-    do {
-      yield { at, piece: data.subarray(at, at + size) };
-      at += size;
-    } while (at < data.length);
-  }
 }
 
 /** Waits for all of them, so that none is left behind unhandled; then throws the first failure. */
@@ -524,11 +430,4 @@ async function allDone(promises: readonly Promise<void>[]): Promise<void> {
   for (const result of await Promise.allSettled(promises)) {
     if (result.status === 'rejected') throw result.reason;
   }
-}
-
-/** @throws VfioError EINVAL */
-function checkedTimeout(timeoutMs: number): number {
-  if (!(timeoutMs >= 0))
-    throw new VfioError('EINVAL', { operation: 'connect', field: 'timeoutMs', message: `${timeoutMs}` });
-  return timeoutMs === Number.POSITIVE_INFINITY ? 0 : timeoutMs;
 }

@@ -1,6 +1,7 @@
 /** The vfio-user protocol: a device in its own process behind a UNIX socket, and a host's client of it. @module */
 export * from './client.js';
 export type { ByteAccess, DmaMemory } from './client-memory.js';
+export type { ClientOptions, DmaFile, DmaMapping } from './client-options.js';
 export type { MappedArea, RegionFile, RegionIoFd } from './client-regions.js';
 export { Command, commandName, IoEventFdFlag, IoFdType } from './constants.js';
 export type { DeviceStatistics } from './extension-messages.js';

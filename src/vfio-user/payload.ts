@@ -55,8 +55,8 @@ export function requireU32(value: number, operation: string, field: string): voi
 
 /** @throws VfioError EINVAL unless a value of one's own caller fits the 64 bits that it is sent in. */
 export function requireU64(value: bigint, operation: string, field: string): void {
-  if (value >= 0n && value < 1n << 64n) return;
-  throw new VfioError('EINVAL', { operation, field, message: `${value} is no unsigned 64-bit integer` });
+  if (typeof value === 'bigint' && value >= 0n && value < 1n << 64n) return;
+  throw new VfioError('EINVAL', { operation, field, message: `${value} is no bigint of 64 bits without a sign` });
 }
 
 /**
@@ -91,14 +91,4 @@ export function writeAddress(view: DataView, offset: number, address: number | b
 export function requireOffset(value: number, operation: string, field: string): void {
   if (Number.isSafeInteger(value) && value >= 0) return;
   throw new VfioError('EINVAL', { operation, field, message: `${value} is no exact integer from 0 on` });
-}
-
-/** Reads a reply. @throws VfioError EPROTO for one that cannot be read: it is not the device that refuses, but the peer that errs */
-export function understand<T>(operation: string, decode: () => T): T {
-  try {
-    return decode();
-  } catch (error) {
-    const message = error instanceof Error ? error.message : String(error);
-    throw new VfioError('EPROTO', { operation, message, cause: error });
-  }
 }

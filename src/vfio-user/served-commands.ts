@@ -1,10 +1,10 @@
 import type { MaybePromise } from '../memory/index.js';
 import { asVfioError, ERRNO, VfioError } from '../uapi/index.js';
+import { Backlog } from './backlog.js';
 import { closeFds, type Frame } from './frame-parser.js';
 import { encodeErrorReply, encodeReply, type Header } from './header.js';
 import { MAX_REPLIES_QUEUED } from './limits.js';
 import type { MessageStream } from './message-stream.js';
-import { Backlog } from './server-backlog.js';
 
 /**
  * The server's commands on one stream: served one after the other, and only while the replies before them leave. What waits is its owner's to

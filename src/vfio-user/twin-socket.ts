@@ -2,7 +2,7 @@ import type { MaybePromise } from '../memory/index.js';
 import type { OwnedFd } from '../native/index.js';
 import { VfioError } from '../uapi/index.js';
 import { commandName, MessageType } from './constants.js';
-import type { Frame } from './frame-parser.js';
+import { closeFds, type Frame } from './frame-parser.js';
 import { STRUCTURE_ROOM, type VfioUserLimits } from './limits.js';
 import { MessageStream } from './message-stream.js';
 import { ServedCommands } from './served-commands.js';
@@ -46,7 +46,7 @@ export class TwinSocket {
       if (this.#commands.waiting) this.#stream.pause();
       return;
     }
-    for (const fd of frame.fds) fd.close();
+    closeFds(frame.fds);
     const name = commandName(frame.header.command);
     this.#stream.destroy(protocolError(`${name}, type ${frame.header.type}, is no command`));
   }

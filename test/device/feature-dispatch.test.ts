@@ -296,6 +296,33 @@ describe('the client', () => {
     }
   });
 
+  test.each([
+    ['is missing', (reply: Uint8Array) => reply.subarray(0, 12)],
+    ['is 0', (reply: Uint8Array) => reply.slice().fill(0, 8, 16)],
+    ['is no power of two', (reply: Uint8Array) => reply.slice().fill(3, 8, 9)],
+  ])('takes START’s answer whose page size %s for EPROTO', async (_name, change) => {
+    const door = localDoor(new TestDevice(), vfioUser);
+    const client = new FeatureClient({ ...door, request: async message => change(await door.request(message)) });
+    expect(await errnoOf(client.startLogging(PAGE, []))).toBe('EPROTO');
+  });
+
+  test('takes a state that is cut off for EPROTO', async () => {
+    const door = localDoor(new TestDevice(), vfioUser);
+    const client = new FeatureClient({ ...door, request: async () => Uint8Array.of(8, 0, 0, 0, 2, 0, 1, 0) });
+    expect(await errnoOf(client.migrationState())).toBe('EPROTO');
+  });
+
+  test('asks for no report that has no answer: a page size of 0, a negative length', async () => {
+    const { client, asked } = smallDoor(new TestDevice(), vfioUser, 4096);
+    for (const wrong of [
+      { iova: 0n, length: PAGE, pageSize: 0n },
+      { iova: 0n, length: -PAGE, pageSize: PAGE },
+    ]) {
+      expect(await errnoOf(client.report(wrong, new Uint32Array(2)))).toBe('EINVAL');
+    }
+    expect(asked).toEqual([]);
+  });
+
   test('takes lent buffers back also when the request fails', async () => {
     const device = new TestDevice();
     const door = localDoor(device, linux);

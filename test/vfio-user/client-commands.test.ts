@@ -4,7 +4,7 @@ import { createMemoryFile, listen, openFdCount, readAt } from '../../src/native/
 import { ERRNO, viewOf } from '../../src/uapi/index.js';
 import { Command, VfioUserClient, VfioUserServer } from '../../src/vfio-user/index.js';
 import { expectNoFdLeak, pattern, temporaryFolder } from '../native/helpers.js';
-import { NO_REPLY, Peer, until, words } from './peer.js';
+import { NO_REPLY, Peer, REPLY, until, words } from './peer.js';
 import { answer, rawServer, refuse } from './raw-server.js';
 import { mappedFiles, memoryFile, rejection, serve } from './served.js';
 import { StampDevice } from './stamp-device.js';
@@ -301,6 +301,41 @@ describe('a shared bitmap', () => {
     const bitmap = await client.attachBitmap(memoryFile(4096).fd, { size: 4096n });
     expect(await rejection(client.reportShared(bitmap, report))).toBe('EINVAL');
     await client.detachBitmap(bitmap);
+  });
+
+  test('that is detached while a report is on its way loses no page', async () => {
+    const { client, server } = await rawServer(path('x'), {}, DMALOG);
+    const bytes = { read: () => {}, write: () => {} };
+    const calls = [
+      client.dmaMap({ iova: 0n, length: 0x10000n, ...both }, undefined, { bytes }),
+      client.features.startLogging(page, []),
+    ];
+    await answer(server);
+    await answer(server, words(24, 0x20006, page, 0, 0));
+    await Promise.all(calls);
+    const attaching = client.attachBitmap(memoryFile(4096).fd, { size: 4096n });
+    await answer(server, words(1));
+    const bitmap = await attaching;
+    expect((await server.request(Command.DMA_WRITE, Uint8Array.from([...words(0x1000n, 1n), 7]))).flags).toBe(REPLY);
+    const asked = { iova: 0n, length: 0x10000n, pageSize: page };
+    const reporting = rejection(client.reportShared(bitmap, asked));
+    const detaching = client.detachBitmap(bitmap);
+    await answer(server);
+    await answer(server);
+    expect([await reporting, await detaching]).toEqual(['EBADF', undefined]);
+    const bits = new Uint32Array(2);
+    const again = client.features.report(asked, bits);
+    await answer(server, words(40, 0x10008, 0n, 0x10000n, page, 0n));
+    await again;
+    expect(bits[0]).toBe(0b10);
+  });
+
+  test('of another client is EINVAL: the same handle there names another', async () => {
+    const [here, there] = [await clientOf('y'), await clientOf('z')];
+    const bitmap = await there.client.attachBitmap(memoryFile(4096).fd, { size: 4096n });
+    const report = { iova: 0n, length: page, pageSize: page };
+    expect(await rejection(here.client.reportShared(bitmap, report))).toBe('EINVAL');
+    await there.client.detachBitmap(bitmap);
   });
 
   test('of a file that may shrink is EINVAL, before the server is asked', async () => {

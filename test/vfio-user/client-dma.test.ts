@@ -4,7 +4,8 @@ import { createEventFd, listen, openFdCount, socketPair } from '../../src/native
 import { ERRNO, VfioError } from '../../src/uapi/index.js';
 import { type ByteAccess, type ClientOptions, Command, VfioUserClient } from '../../src/vfio-user/index.js';
 import { expectNoFdLeak, pattern, sameBytes, temporaryFolder } from '../native/helpers.js';
-import { ERROR_REPLY, message, NO_REPLY, Peer, REPLY, turn, until, words } from './peer.js';
+import { takeAllFds } from './all-fds.js';
+import { ERROR_REPLY, message, NO_REPLY, Peer, REPLY, turn, until, versionPayload, words } from './peer.js';
 import { answer, rawServer, rawTwinServer, refuse } from './raw-server.js';
 import { rejection } from './served.js';
 
@@ -238,6 +239,22 @@ describe('memory is lent', () => {
     expect((await server.reply()).payload.subarray(16)).toEqual(pattern(8));
   });
 
+  test('never to anything that is no memory: its owner is told, and the server is not asked', async () => {
+    const { client, server } = await rawServer(path('x'));
+    const bytes = { read: () => {}, write: () => {} };
+    const wrong = [
+      client.dmaMap(region, undefined, bytes as never),
+      client.dmaMap(region, undefined, {} as never),
+      client.dmaMap(region, undefined, { bytes, offset: -1 }),
+      client.dmaMap(region, bytes as never),
+      client.dmaMap(region, 3 as never),
+      client.dmaMap({ ...region, iova: 0x1000 as never }),
+      client.dmaUnmapDirty(0n, 0x1000n, 0n, new Uint32Array(2)),
+    ];
+    expect(await Promise.all(wrong.map(rejection))).toEqual(wrong.map(() => 'EINVAL'));
+    await lend(client, server, 0x1000n, 0x1000n, guestMemory(0x1000));
+  });
+
   test('in no two ways at one address', async () => {
     const { client, server } = await rawServer(path('m'));
     await lend(client, server, 0x1000n, 0x1000n, guestMemory(0x1000));
@@ -328,6 +345,23 @@ describe('a twin socket', () => {
     const [mine, theirs] = socketPair();
     onTestFinished(() => mine.close());
     expect(await rejection(rawServer(path('t'), { twinSocket }, json, [theirs]))).toBe('EPROTO');
+  });
+
+  test('for whose descriptor this process has no room is EMFILE', async () => {
+    const json = '{"capabilities":{"twin_socket":{"supported":true,"fd_index":0}}}';
+    const twin = socketPair();
+    const listener = listen(path('y'));
+    const connecting = rejection(VfioUserClient.connect(path('y')));
+    const server = await Peer.accept(listener);
+    const { id } = await server.reply();
+    const giveBack = takeAllFds();
+    try {
+      await server.send(message(Command.VERSION, versionPayload(json), { id, flags: REPLY }), [twin[1].fd]);
+      expect(await connecting).toBe('EMFILE');
+    } finally {
+      giveBack();
+      for (const end of [server, listener, ...twin]) end.close();
+    }
   });
 
   test('that is no socket is refused, and leaves nothing', async () => {

@@ -1,3 +1,4 @@
+import { EventEmitter, once } from 'node:events';
 import fc from 'fast-check';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { GuestMemory } from '../../src/memory/index.js';
@@ -5,7 +6,7 @@ import { ERRNO, type IovaRange } from '../../src/uapi/index.js';
 import { type ClientOptions, Command, VfioUserClient } from '../../src/vfio-user/index.js';
 import { NaiveLog } from '../log/naive-log.js';
 import { expectNoFdLeak, temporaryFolder } from '../native/helpers.js';
-import { message, type Peer, REPLY, words } from './peer.js';
+import { message, type Peer, REPLY, turn, words } from './peer.js';
 import { answer, rawServer, refuse } from './raw-server.js';
 import { rejection, serve } from './served.js';
 import { StampDevice } from './stamp-device.js';
@@ -29,10 +30,25 @@ async function lending(name: string): Promise<{ client: VfioUserClient; server: 
   return { client, server, memory };
 }
 
+/** The same of memory that takes its time with a write. */
+async function lendingSlowly(name: string): Promise<{ client: VfioUserClient; server: Peer; release: () => void }> {
+  const { client, server } = await rawServer(path(name));
+  const release = new EventEmitter();
+  const bytes = { read: () => {}, write: () => once(release, 'now').then(() => {}) };
+  const mapping = client.dmaMap({ iova: 0n, length: 0x10000n, ...both }, undefined, { bytes });
+  await answer(server);
+  await mapping;
+  return { client, server, release: () => release.emit('now') };
+}
+
+/** A write of one byte to a page. */
+function writeOne(page: number): Uint8Array {
+  return message(Command.DMA_WRITE, Uint8Array.from([...words(BigInt(page) * 4096n, 1n), 7]));
+}
+
 /** The server writes one byte to a page. */
 async function write(server: Peer, page: number): Promise<number> {
-  const payload = Uint8Array.from([...words(BigInt(page) * 4096n, 1n), 7]);
-  await server.send(message(Command.DMA_WRITE, payload));
+  await server.send(writeOne(page));
   const { flags, errno } = await server.reply();
   return flags === REPLY ? 0 : errno;
 }
@@ -128,6 +144,16 @@ describe('pages that arrive by DMA_WRITE', () => {
     expect(await report(client, server)).toBe(0b100);
   });
 
+  test('whose memory was still busy when logging started are', async () => {
+    const { client, server, release } = await lendingSlowly('q');
+    await server.send(writeOne(2));
+    await turn();
+    await start(client, server);
+    release();
+    await server.reply();
+    expect(await report(client, server)).toBe(0b100);
+  });
+
   test('are not lost by unmapping', async () => {
     const { client, server } = await lending('g');
     await start(client, server);
@@ -155,6 +181,8 @@ describe('pages are kept', () => {
     ['without a bitmap', words(32, REPORT, 0n, 0x10000n, 4096n)],
     ['of another interval', words(40, REPORT, 0x1000n, 0x10000n, 4096n, 0n)],
     ['of another page size', words(40, REPORT, 0n, 0x10000n, 8192n, 0n)],
+    ['of another feature', words(40, 0x10009, 0n, 0x10000n, 4096n, 0n)],
+    ['with flags that nobody knows', words(40, REPORT | 0x8000_0000, 0n, 0x10000n, 4096n, 0n)],
   ])('when a report is answered %s', async (_name, payload) => {
     const { client, server } = await lending('i');
     await start(client, server);
@@ -201,6 +229,126 @@ describe('pages are kept', () => {
     await start(client, server, [{ iova: 0x8000n, length: 0x4000n }]);
     await write(server, 9);
     expect(await report(client, server)).toBe(0b1000000000);
+  });
+});
+
+test('a page that is written while its memory is unmapped is in the bitmap of the unmapping', async () => {
+  const { client, server, release } = await lendingSlowly('r');
+  await start(client, server);
+  await server.send(writeOne(2));
+  await turn();
+  const bitmap = new Uint32Array(2);
+  let unmapped = false;
+  const unmapping = client.dmaUnmapDirty(0n, 0x10000n, 4096n, bitmap).then(() => {
+    unmapped = true;
+  });
+  await answer(server, words(48, 1, 0n, 0x10000n, 4096n, 8n, 0n));
+  await turn();
+  expect(unmapped).toBe(false);
+  release();
+  await unmapping;
+  expect(bitmap[0]).toBe(0b100);
+});
+
+describe('a STOP ends the log that was there when it left, and no later one', () => {
+  test('also when a START leaves right behind it', async () => {
+    const { client, server } = await lending('s');
+    await start(client, server);
+    await write(server, 1);
+    const both = [client.features.stopLogging(), client.features.startLogging(4096n, [])];
+    await answer(server, words(8, STOP));
+    await answer(server, words(24, START, 4096n, 0, 0));
+    await Promise.all(both);
+    await write(server, 3);
+    expect(await report(client, server)).toBe(0b1000);
+  });
+
+  test('also when it fails', async () => {
+    const { client, server } = await lending('t');
+    const stopping = rejection(client.features.stopLogging());
+    const starting = client.features.startLogging(4096n, []);
+    await refuse(server, ERRNO.EINVAL);
+    await answer(server, words(24, START, 4096n, 0, 0));
+    expect(await stopping).toBe('EINVAL');
+    await starting;
+    await write(server, 3);
+    expect(await report(client, server)).toBe(0b1000);
+  });
+});
+
+describe('a device that takes no report of memory that it reaches by messages', () => {
+  const all = { iova: 0n, length: 0x10000n, ...both };
+
+  /** What a report of an interval says that the device answers EINVAL to: its bits, or its errno. */
+  async function refused(client: VfioUserClient, server: Peer, asked: IovaRange = all): Promise<number | string> {
+    const bitmap = new Uint32Array(4);
+    const { iova, length } = asked;
+    const reporting = rejection(client.features.report({ iova, length, pageSize: 4096n }, bitmap));
+    await refuse(server, ERRNO.EINVAL);
+    return (await reporting) ?? bitmap[0]!;
+  }
+
+  /** Unmaps what is lent, and has the server do it. */
+  async function unmapAll(client: VfioUserClient, server: Peer): Promise<void> {
+    const unmapping = client.dmaUnmapAll();
+    await answer(server, words(24, 2, 0n, 0n));
+    await unmapping;
+  }
+
+  test('leaves the client’s own log as the answer, read and cleared', async () => {
+    const { client, server } = await lending('u');
+    await start(client, server);
+    await write(server, 4);
+    expect(await refused(client, server, { iova: 0x3000n, length: 0x2000n })).toBe(0b10);
+    await write(server, 5);
+    expect(await refused(client, server)).toBe(0b100000);
+    expect(await refused(client, server)).toBe(0);
+  });
+
+  test('is believed where not all of the interval is lent', async () => {
+    const { client, server } = await lending('v');
+    await start(client, server);
+    expect(await refused(client, server, { iova: 0xf000n, length: 0x2000n })).toBe('EINVAL');
+    await unmapAll(client, server);
+    expect(await refused(client, server)).toBe('EINVAL');
+  });
+
+  test('is believed while no START of this client has succeeded, or one was to be stopped', async () => {
+    const { client, server } = await lending('w');
+    expect(await refused(client, server)).toBe('EINVAL');
+    const starting = rejection(client.features.startLogging(4096n, []));
+    const early = rejection(client.features.report({ ...all, pageSize: 4096n }, new Uint32Array(2)));
+    await refuse(server, ERRNO.ENOTTY);
+    await refuse(server, ERRNO.EINVAL);
+    expect([await starting, await early]).toEqual(['ENOTTY', 'EINVAL']);
+    await start(client, server);
+    const stopping = rejection(client.features.stopLogging());
+    await refuse(server, ERRNO.EIO);
+    expect(await stopping).toBe('EIO');
+    expect(await refused(client, server)).toBe('EINVAL');
+  });
+
+  test('is believed where there is a file, or was one: not all that was written passed here', async () => {
+    const { client, server, memory } = await lending('x');
+    await start(client, server);
+    await unmapAll(client, server);
+    const { length } = all;
+    for (const mapping of [
+      () => client.dmaMap({ ...all, length: 0x1000n }, { fd: memory.fd }),
+      () => client.dmaMap({ ...all, iova: 0x20000n, length }, { fd: memory.fd }, { bytes: memory }),
+    ]) {
+      const mapped = mapping();
+      await answer(server);
+      await mapped;
+    }
+    expect(await refused(client, server, { iova: 0x20000n, length })).toBe('EINVAL');
+    await unmapAll(client, server);
+    const lent = client.dmaMap(all, undefined, { bytes: memory });
+    await answer(server);
+    await lent;
+    expect(await refused(client, server)).toBe('EINVAL');
+    await write(server, 1);
+    expect(await refused(client, server, { iova: 0x1000n, length: 0xf000n })).toBe(1);
   });
 });
 

@@ -14,6 +14,7 @@ import { encodeRegionInfo } from '../../src/vfio-user/device-messages.js';
 import { VfioUserClient } from '../../src/vfio-user/index.js';
 import { encodeRegionIoFds } from '../../src/vfio-user/region-io-fds-messages.js';
 import { expectNoFdLeak, temporaryFolder } from '../native/helpers.js';
+import { takeAllFds } from './all-fds.js';
 import { message, type Peer, REPLY, words } from './peer.js';
 import { answer, rawServer } from './raw-server.js';
 import { mappedFiles, rejection, serve } from './served.js';
@@ -91,6 +92,19 @@ describe('a region is mapped', () => {
     const promised = client.mapRegion(0);
     await answer(server, words(32, READ | MMAP, 0, 0, 0x8000n, 0n));
     expect(await promised).toEqual([]);
+  });
+
+  test('not when there is no room here for its file: that is not said to be a region without one', async () => {
+    const { client, server } = await rawServer(path('n'));
+    const file = numberedFile();
+    const mapping = rejection(client.mapRegion(0));
+    const giveBack = takeAllFds();
+    try {
+      await answerInfo(server, { offset: 0, areas }, [file.fd]);
+      expect(await mapping).toBe('EMFILE');
+    } finally {
+      giveBack();
+    }
   });
 
   test('not when its file comes with a region that is not to be mapped; the file is closed', async () => {

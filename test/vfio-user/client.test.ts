@@ -325,7 +325,27 @@ describe('descriptors', () => {
   });
 });
 
+test('a reply’s bytes cannot be taken away with what shares their buffer: the next messages arrive', async () => {
+  const { client, device } = await clientOf('A');
+  device.registers.set(pattern(8));
+  const bytes = await client.regionRead(0, 0, 8);
+  try {
+    structuredClone(bytes, { transfer: [bytes.buffer as ArrayBuffer] });
+  } catch {
+    // Newer versions of Node refuse; older ones copy.
+  }
+  expect(await client.regionRead(0, 0, 8)).toEqual(pattern(8));
+  expect(bytes).toEqual(pattern(8));
+});
+
 describe('data beyond what one message holds', () => {
+  test('is of a size that a message can name, or EINVAL', async () => {
+    const { client } = await clientOf('B');
+    for (const count of [Number.NaN, -1, 1.5, 2 ** 32, Number.POSITIVE_INFINITY]) {
+      expect(await rejection(client.regionRead(0, 0, count))).toBe('EINVAL');
+    }
+  });
+
   test('is read and written in pieces', async () => {
     const { client, device } = await clientOf('u', { maxDataTransfer: 4096 });
     expect(client.limits.maxDataTransfer).toBe(4096);

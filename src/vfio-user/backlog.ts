@@ -10,7 +10,7 @@ const COMFORTABLE_FDS = 32;
 
 /**
  * How much may wait at most, when reading must go on for the sake of a reply behind it: as many messages as there are ids, the data of
- * several large requests, and a quarter of the 1024 descriptors that a process has by default. A client that sends more without a reply
+ * several large requests, and a quarter of the 1024 descriptors that a process has by default. A peer that sends more without a reply
  * is not one that waits for any.
  */
 const MOST_MESSAGES = 0x10000;
@@ -35,7 +35,7 @@ export class Backlog {
     );
   }
 
-  /** Whether more waits than any client may have waiting: nothing may be added. */
+  /** Whether more waits than any peer may have waiting: nothing may be added. */
   get overflows(): boolean {
     return this.#frames.length > MOST_MESSAGES || this.#bytes > MOST_BYTES || this.#fds > MOST_FDS;
   }
