@@ -3,6 +3,7 @@ export * from './eventfd.js';
 export { type FdKind, fdKind, fileSize, OwnedFd, openFdCount } from './file-descriptor.js';
 export * from './mapping.js';
 export * from './memory-file.js';
+export * from './placed-mapping.js';
 export * from './poll.js';
 export * from './socket-messages.js';
 export * from './unix-socket.js';
