@@ -5,6 +5,8 @@ export interface BitTarget {
   readonly words: Uint32Array;
   /** Whether others add to the same words at the same time. */
   readonly isShared: boolean;
+  /** Whether a report has added bits: told by whoever adds them. */
+  touched: boolean;
   /** Sets bits `[start, end)`. */
   setRange(start: number, end: number): void;
   /** ORs source bits `[sourceStart, sourceStart + count)` into the bits from `start` on. */
@@ -15,6 +17,7 @@ export interface BitTarget {
 export class OwnTarget implements BitTarget {
   readonly words: Uint32Array;
   readonly isShared = false;
+  touched = false;
 
   constructor(words: Uint32Array) {
     this.words = words;
@@ -33,6 +36,7 @@ export class OwnTarget implements BitTarget {
 export class SharedTarget implements BitTarget {
   readonly words: Uint32Array;
   readonly isShared = true;
+  touched = false;
   /** Missing where no kernels reach the words. */
   readonly #memory: BitmapMemory | undefined;
 

@@ -11,6 +11,7 @@ import {
   watch,
 } from '../native/index.js';
 import { asVfioError, VfioError } from '../uapi/index.js';
+import { NO_BYTES } from './constants.js';
 import { closeFds, FrameParser, type FrameSink } from './frame-parser.js';
 import { LINGER_MS, TURN_MS } from './limits.js';
 
@@ -32,6 +33,8 @@ interface QueuedMessage {
   bytes: Uint8Array;
   /** Duplicates, until the first byte has left with them. */
   fds: OwnedFd[];
+  /** Told when the bytes are no longer needed. */
+  giveBack: (() => void) | undefined;
   /** A chain, because taking the first of many from an array moves all the others. */
   next: QueuedMessage | undefined;
 }
@@ -135,7 +138,7 @@ export class MessageStream {
     const rest = this.#first === undefined ? this.#sendNow(bytes, fds) : bytes;
     if (rest.length === 0) return;
     const kept = rest.length === bytes.length ? duplicateAll(fds) : [];
-    this.#enqueue({ bytes: rest, fds: kept, next: undefined });
+    this.#enqueue({ bytes: rest, fds: kept, giveBack: undefined, next: undefined });
   }
 
   /**
@@ -146,7 +149,23 @@ export class MessageStream {
     if (this.#closed || this.#deaf) return;
     const count = this.#first === undefined ? this.#trySendFrom(buffer, length) : 'again';
     const sent = count === 'again' ? 0 : count;
-    if (sent < length) this.#enqueue({ bytes: buffer.slice(sent, length), fds: [], next: undefined });
+    if (sent === length) return;
+    this.#enqueue({ bytes: buffer.slice(sent, length), fds: [], giveBack: undefined, next: undefined });
+  }
+
+  /**
+   * Sends a message that stays where it is until it has left.
+   * @param giveBack told once, when the bytes are the caller's again: they have left, or never will
+   * @throws VfioError as send(2) for a socket that is none; the bytes are the caller's then
+   */
+  sendLent(bytes: Uint8Array, giveBack: () => void): void {
+    let rest = NO_BYTES;
+    try {
+      if (!this.#closed && !this.#deaf) rest = this.#first === undefined ? this.#sendNow(bytes, []) : bytes;
+    } finally {
+      if (rest.length === 0) giveBack();
+    }
+    if (rest.length > 0) this.#enqueue({ bytes: rest, fds: [], giveBack, next: undefined });
   }
 
   #enqueue(message: QueuedMessage): void {
@@ -310,7 +329,9 @@ export class MessageStream {
       closeFds(message.fds.splice(0));
       this.#queuedBytes -= count;
       message.bytes = message.bytes.subarray(count);
-      if (message.bytes.length === 0) this.#first = message.next;
+      if (message.bytes.length > 0) continue;
+      this.#first = message.next;
+      message.giveBack?.();
     }
     this.#dropQueue();
     if (this.#ending !== undefined) {
@@ -322,7 +343,10 @@ export class MessageStream {
   }
 
   #dropQueue(): void {
-    for (let message = this.#first; message !== undefined; message = message.next) closeFds(message.fds);
+    for (let message = this.#first; message !== undefined; message = message.next) {
+      closeFds(message.fds);
+      message.giveBack?.();
+    }
     this.#first = undefined;
     this.#last = undefined;
     this.#queuedBytes = 0;

@@ -4,12 +4,12 @@ import type { OwnedFd } from '../native/index.js';
 import { asVfioError, ERRNO, VfioError } from '../uapi/index.js';
 import { Command, commandName, MessageType } from './constants.js';
 import { closeFds, type Frame } from './frame-parser.js';
-import { encodeErrorReply, encodeReply, type Header } from './header.js';
+import { encodeErrorReply, encodeReply, type Header, writeReplyHeader } from './header.js';
 import { MAX_VERSION_PAYLOAD, STRUCTURE_ROOM, TURN_MS, type VfioUserLimits } from './limits.js';
 import { MessageStream } from './message-stream.js';
 import { Backlog } from './server-backlog.js';
 import { serveCommand } from './server-commands.js';
-import type { CommandContext, Reply } from './server-context.js';
+import type { CommandContext, LentReply, Reply } from './server-context.js';
 import { DmaRequests } from './server-dma-requests.js';
 import { QuickPath } from './server-quick-path.js';
 import { SharedBitmaps } from './server-shared-bitmaps.js';
@@ -301,12 +301,22 @@ export class ServerSession {
   }
 
   #reply(header: Header, reply: Reply): void {
-    if (!header.noReply) {
+    if ('message' in reply) this.#replyLent(header, reply);
+    else if (!header.noReply) {
       if (reply instanceof Uint8Array) this.#send(encodeReply(header, reply));
       else this.#send(encodeReply(header, reply.payload), reply.fds);
     }
     // Its socket has left with the answer.
     if (header.command === Command.VERSION) this.#twin?.clientEnd.close();
+  }
+
+  #replyLent(header: Header, { message, giveBack }: LentReply): void {
+    if (header.noReply) {
+      giveBack();
+      return;
+    }
+    writeReplyHeader(header, message);
+    this.#orDestroy(() => this.#stream.sendLent(message, giveBack));
   }
 
   #fail(header: Header, error: unknown): void {
@@ -321,8 +331,12 @@ export class ServerSession {
   }
 
   #send(message: Uint8Array, fds: readonly number[] = []): void {
+    this.#orDestroy(() => this.#stream.send(message, fds));
+  }
+
+  #orDestroy(send: () => void): void {
     try {
-      this.#stream.send(message, fds);
+      send();
     } catch (error) {
       this.#stream.destroy(asVfioError(error, 'send'));
     }
