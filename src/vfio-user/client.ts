@@ -123,7 +123,12 @@ export class VfioUserClient implements DeviceHandle {
     this.#agreement = agreement;
     const { maxDataTransfer } = agreement.limits;
     this.features = new FeatureClient(
-      clientFeatureDoor(message => this.#feature(message), maxDataTransfer, memory.log),
+      clientFeatureDoor(
+        message => this.#feature(message),
+        maxDataTransfer,
+        memory.log,
+        reply => this.#connection.reuse(reply),
+      ),
     );
   }
 

@@ -3,6 +3,7 @@ import {
   OwnedFd,
   type Received,
   receive,
+  receiveAllWaiting,
   receiveWaiting,
   send,
   sendFrom,
@@ -52,10 +53,11 @@ const WAIT_MS = 4;
  * Where bytes are received: the parser copies, and no receive happens inside another, so that all connections share it. It holds what one
  * send of a peer brings at most (219,264 bytes on a socket with its size unchanged).
  */
+const RECEIVE_SIZE = 256 * 1024;
 let sharedBuffer: Uint8Array | undefined;
 
 function receiveBuffer(): Uint8Array {
-  sharedBuffer ??= new Uint8Array(256 * 1024);
+  sharedBuffer ??= new Uint8Array(RECEIVE_SIZE);
   return sharedBuffer;
 }
 
@@ -177,6 +179,11 @@ export class MessageStream {
     this.#updateInterest();
   }
 
+  /** Takes the memory of a message's payload, or of a part of it, that nobody holds any more, for the next large one. */
+  reuse(payload: Uint8Array): void {
+    this.#parser.reuse(payload);
+  }
+
   /** Receives no more until {@link MessageStream.resume}. */
   pause(): void {
     if (this.#paused) return;
@@ -230,17 +237,15 @@ export class MessageStream {
 
   #receive(): void {
     for (let count = 0; count < RECEIVES_AT_ONCE && !this.#paused && !this.#closed; count++) {
-      const buffer = receiveBuffer();
       // A buffer that is not full was probably all: if not, the socket is still readable, and says so again.
-      if (this.#take(receive(this.#socket.fd, buffer), buffer) < buffer.length) return;
+      if (this.#takeNow() < RECEIVE_SIZE) return;
     }
   }
 
   #receiveWaiting(mayWait: () => boolean): void {
     const turnEnds = performance.now() + TURN_MS;
-    const buffer = receiveBuffer();
     for (let count = 1; !this.#paused && !this.#closed && this.#first === undefined && mayWait(); count++) {
-      if (this.#take(receiveWaiting(this.#socket.fd, buffer), buffer) === 0) return;
+      if (this.#takeWaiting() === 0) return;
       if (count % RECEIVES_A_CLOCK === 0 && performance.now() > turnEnds) return;
     }
   }
@@ -252,22 +257,42 @@ export class MessageStream {
    */
   receiveNext(): boolean {
     if (this.#paused || this.#closed || this.#first !== undefined) return false;
-    const buffer = receiveBuffer();
-    return this.#take(receiveWaiting(this.#socket.fd, buffer), buffer) > 0;
+    return this.#takeWaiting() > 0;
+  }
+
+  /** The rest of a large message comes to its place at once. */
+  #takeNow(): number {
+    const rest = this.#parser.unfilled;
+    if (rest !== undefined) return this.#takeInPlace(receive(this.#socket.fd, rest));
+    return this.#take(receive(this.#socket.fd, receiveBuffer()));
+  }
+
+  #takeWaiting(): number {
+    const rest = this.#parser.unfilled;
+    if (rest !== undefined) return this.#takeInPlace(receiveAllWaiting(this.#socket.fd, rest));
+    return this.#take(receiveWaiting(this.#socket.fd, receiveBuffer()));
+  }
+
+  #takeInPlace(received: Received | 'again' | 'closed'): number {
+    if (this.#isNothing(received)) return 0;
+    this.#parser.filled(received.bytes, received.fds, received.fdsLost);
+    return received.bytes;
   }
 
   /** @returns how many bytes were received. */
-  #take(received: Received | 'again' | 'closed', buffer: Uint8Array): number {
-    if (received === 'again') return 0;
-    if (received === 'closed') {
-      this.destroy(undefined);
-      return 0;
-    }
+  #take(received: Received | 'again' | 'closed'): number {
+    if (this.#isNothing(received)) return 0;
+    const buffer = receiveBuffer();
     const taken = this.#takeQuickly(received, buffer);
     if (taken < received.bytes) {
       this.#parser.push(buffer.subarray(taken, received.bytes), received.fds, received.fdsLost);
     }
     return received.bytes;
+  }
+
+  #isNothing(received: Received | 'again' | 'closed'): received is 'again' | 'closed' {
+    if (received === 'closed') this.destroy(undefined);
+    return received === 'again' || received === 'closed';
   }
 
   #takeQuickly({ bytes, fds, fdsLost }: Received, buffer: Uint8Array): number {
