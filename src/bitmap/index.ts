@@ -3,7 +3,7 @@
  * 0, intervals are half open. The kernels trust their caller: who takes bits from outside checks them first. Pure.
  * @module
  */
-export { BitmapMemory } from './bitmap-memory.js';
+export { BitmapMemory, NUMBERS } from './bitmap-memory.js';
 export * from './clear-range.js';
 export * from './count.js';
 export * from './expand.js';

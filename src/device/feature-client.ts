@@ -43,6 +43,8 @@ export interface FeatureDoor {
    * @throws VfioError with the device's errno
    */
   request(message: Uint8Array): Promise<Uint8Array>;
+  /** Takes the memory of a reply, or of a part of it, for a next one; nobody holds it any more. */
+  reuse?(reply: Uint8Array): void;
   /** Pointer profiles: makes a buffer reachable for the device until {@link FeatureDoor.take}; returns its address. */
   lend?(bytes: Uint8Array): bigint;
   /** Takes a lent buffer back. */
@@ -169,6 +171,7 @@ export class FeatureClient {
     }
     const data = await this.#get(index, encodeReport(piece), REPORT_INLINE_SIZE + bitmap.byteLength);
     orBytes(bitmap, reportBitmap(data, piece));
+    this.#door.reuse?.(data);
   }
 
   /** MIGRATION: the device's flags; 0 for a device that cannot migrate. */

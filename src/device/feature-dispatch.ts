@@ -27,6 +27,7 @@ import {
   START_POINTER_SIZE,
   VfioError,
   viewOf,
+  writeFeatureHeader,
 } from '../uapi/index.js';
 import { checkReport, RangeChecker } from './check-logging.js';
 import type { Device } from './device.js';
@@ -43,7 +44,7 @@ import type { UserMemory } from './user-memory.js';
 
 /** One feature: what directions it has, how large its structure is, and what it does. */
 interface FeatureHandler {
-  get?: (request: FeatureRequest, context: Context) => Uint8Array;
+  get?: (request: FeatureRequest, context: Context) => Uint8Array | WholeReply;
   set?: (request: FeatureRequest, context: Context) => Uint8Array | Promise<Uint8Array>;
   /** Bytes of the structure behind the header, as the caller must provide them. */
   size: number;
@@ -53,7 +54,25 @@ interface Context {
   device: Device;
   profile: Profile;
   memory: UserMemory;
+  replies: ReplyMemory;
 }
+
+/** A reply that was put together in its place: the data stands behind room for the header. */
+class WholeReply {
+  readonly bytes: Uint8Array;
+
+  constructor(bytes: Uint8Array) {
+    this.bytes = bytes;
+  }
+}
+
+/** Where a report's reply is put together, the only one that is large. */
+export interface ReplyMemory {
+  /** `size` zeros, at a multiple of 8. */
+  take(size: number): Uint8Array;
+}
+
+const newMemory: ReplyMemory = { take: size => new Uint8Array(size) };
 
 const noMemory: UserMemory = {
   at() {
@@ -66,6 +85,7 @@ const noMemory: UserMemory = {
  *
  * @param request header and data: in the pointer profiles what lies at the ioctl's pointer, in vfio-user the message's payload.
  * @param memory resolves the request's pointers; only the pointer profiles have them.
+ * @param replies where a report's reply is put together, if not in new memory
  * @returns header and data as the caller gets them back. A PROBE or SET gives the request again, with START's page size replaced by the choice.
  * @throws VfioError with the errno that the contract names.
  */
@@ -74,6 +94,7 @@ export async function dispatchFeature(
   profile: Profile,
   request: Uint8Array,
   memory: UserMemory = noMemory,
+  replies: ReplyMemory = newMemory,
 ): Promise<Uint8Array> {
   const parsed = decodeFeatureRequest(request);
   const operation = featureName(profile, parsed.index);
@@ -84,8 +105,13 @@ export async function dispatchFeature(
   checkDirection(parsed, handler, operation);
   if (parsed.probe) return request.slice();
   checkSizes(parsed, handler, profile, operation);
-  const context = { device, profile, memory };
+  const context = { device, profile, memory, replies };
   const data = parsed.get ? handler.get!(parsed, context) : await handler.set!(parsed, context);
+  if (data instanceof WholeReply) {
+    const { index, get } = parsed;
+    writeFeatureHeader(data.bytes, { index, get });
+    return data.bytes;
+  }
   if (!profile.argszIsReplyLimit || parsed.set) return encodeFeatureRequest({ ...parsed, data });
   return encodeFeatureRequest({ ...parsed, data, argsz: FEATURE_HEADER_SIZE + data.length });
 }
@@ -218,7 +244,7 @@ function wordsOver(bytes: Uint8Array): Uint32Array {
 
 const reportInline: FeatureHandler = {
   size: REPORT_INLINE_SIZE,
-  get(request, { device, profile }) {
+  get(request, { device, profile, replies }) {
     const report = decodeReportInline(request.data);
     checkReport(profile, report);
     requireStarted(device);
@@ -232,11 +258,12 @@ const reportInline: FeatureHandler = {
       });
     }
     requireReplyRoom(request, REPORT_INLINE_SIZE + Number(size), 'DMA_LOGGING_REPORT');
-    const data = new Uint8Array(REPORT_INLINE_SIZE + Number(size));
-    data.set(request.data.subarray(0, REPORT_INLINE_SIZE));
-    const bitmap = new Uint32Array(data.buffer, REPORT_INLINE_SIZE, Number(size) / 4);
+    const head = FEATURE_HEADER_SIZE + REPORT_INLINE_SIZE;
+    const bytes = replies.take(head + Number(size));
+    bytes.set(request.data.subarray(0, REPORT_INLINE_SIZE), FEATURE_HEADER_SIZE);
+    const bitmap = new Uint32Array(bytes.buffer, bytes.byteOffset + head, Number(size) / 4);
     device.dma.log.report(report.iova, report.length, report.pageSize, bitmap);
-    return data;
+    return new WholeReply(bytes);
   },
 };
 

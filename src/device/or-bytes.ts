@@ -1,5 +1,3 @@
-import { orBits } from '../bitmap/index.js';
-
 /*
  * A report's bytes into the bitmap of whoever asked, in pieces of 64 KiB: of a piece that is all zeros nothing is to be done, and where the
  * bitmap is still all zeros the piece is copied. Both are told by comparing with zeros, which the C library does sixteen times as quickly as
@@ -32,8 +30,16 @@ function isZero(bytes: Uint8Array): boolean {
   return Buffer.compare(bytes, bytes.length === PIECE_SIZE ? ZEROS : ZEROS.subarray(0, bytes.length)) === 0;
 }
 
+/** Four words a step take half the time of one, and without a look at each: where pages are dirty at random, no guess at it comes true. */
 function orWords(from: Uint8Array, into: Uint8Array): void {
-  const source = new Uint32Array(from.buffer, from.byteOffset, from.length / 4);
-  const target = new Uint32Array(into.buffer, into.byteOffset, into.length / 4);
-  orBits(source, 0, target, 0, target.length * 32);
+  const source = new Int32Array(from.buffer, from.byteOffset, from.length / 4);
+  const target = new Int32Array(into.buffer, into.byteOffset, into.length / 4);
+  let index = 0;
+  for (; index + 4 <= target.length; index += 4) {
+    target[index]! |= source[index]!;
+    target[index + 1]! |= source[index + 1]!;
+    target[index + 2]! |= source[index + 2]!;
+    target[index + 3]! |= source[index + 3]!;
+  }
+  for (; index < target.length; index++) target[index]! |= source[index]!;
 }

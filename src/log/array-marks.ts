@@ -20,6 +20,10 @@ export class ArrayMarks implements PageMarks {
     return testBit(this.words, page);
   }
 
+  mayHave(): boolean {
+    return true;
+  }
+
   count(): number {
     return countBits(this.words, 0, this.#pages);
   }

@@ -2,6 +2,7 @@ import type { Keeping } from '../bitmap/index.js';
 import { type IovaRange, VfioError } from '../uapi/index.js';
 import { EverythingSession } from './everything-session.js';
 import { requireInterval } from './interval.js';
+import type { LentBitmap } from './lent-bitmap.js';
 import { mergeRanges } from './merge-ranges.js';
 import { choosePageSize, requirePageSize } from './page-size.js';
 import { RangesSession, type SessionOptions } from './ranges-session.js';
@@ -38,8 +39,9 @@ export interface DmaLogOptions {
    */
   keeping?: Keeping;
   /**
-   * Room in the log's own memory for bitmaps to report into ({@link DmaLog.createReportBitmap}), bytes. Default: as much as
-   * the log's bits. What is not used costs addresses, not memory.
+   * Room in the log's own memory for bitmaps to report into ({@link DmaLog.createReportBitmap},
+   * {@link DmaLog.lendReportBitmap}), bytes. Default: as much as the log's bits, and 64. What is not used costs addresses,
+   * not memory.
    */
   reportBytes?: number;
 }
@@ -204,6 +206,16 @@ export class DmaLog {
     if (this.#session === undefined) throw notStarted('DmaLog.createReportBitmap');
     requireWhole(bits, 0, 'bits');
     return this.#session.createReportBitmap(bits);
+  }
+
+  /**
+   * The same for a while: a clean bitmap that is kept, and lent to one borrower after the other, so that it never has to be made anew. For
+   * whoever serves reports, and hands their bits on at once.
+   * @returns `undefined` while another has it, when logging is not started or has no such memory, and when it is too small: make an array then
+   */
+  lendReportBitmap(bits: number): LentBitmap | undefined {
+    requireWhole(bits, 0, 'bits');
+    return this.#session?.lendReportBitmap(bits);
   }
 
   /** Pages that are marked now; for statistics. */

@@ -144,6 +144,10 @@ export class EverythingSession implements LogSession, WriteRecorder, IntervalRec
     return createBitmap(bits);
   }
 
+  lendReportBitmap(): undefined {
+    return undefined;
+  }
+
   share(): SharedLog {
     const message = 'a log of everything makes its bitmaps as writes come: one thread only';
     throw new VfioError('EOPNOTSUPP', { operation: 'DmaLog.share', message });

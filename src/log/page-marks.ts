@@ -9,6 +9,8 @@ export interface PageMarks {
   mark(first: number, end: number): void;
   /** Whether a page is marked now. */
   isMarked(page: number): boolean;
+  /** Whether any of `count` pages from `first` on may be marked: `false` is certain. */
+  mayHave(first: number, count: number): boolean;
   /** How many pages are marked now. */
   count(): number;
   /** Moves the marks of `count` pages (1 or more) from `first` on to the target's bits from `bit` on. */

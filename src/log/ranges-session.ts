@@ -1,6 +1,7 @@
 import { BLOCK_PAGES, type Keeping } from '../bitmap/index.js';
 import { type IovaRange, VfioError } from '../uapi/index.js';
 import type { Interval } from './interval.js';
+import { BitmapLender, HEAD_ROOM, type LentBitmap } from './lent-bitmap.js';
 import { LIST_LENGTH, LogMemory, MAX_SHARES } from './log-memory.js';
 import { NUMBER_LIMIT } from './number-limit.js';
 import type { PageRecorder } from './page-recorder.js';
@@ -38,6 +39,7 @@ export class RangesSession implements LogSession {
   readonly #log: LogMemory;
   readonly #segments: readonly Segment[];
   readonly #plan: RecorderPlan;
+  readonly #lender: BitmapLender;
   #shares = 0;
 
   /**
@@ -50,8 +52,9 @@ export class RangesSession implements LogSession {
     requireRoom(groups, pageSize, options);
     const origins = placeGroups(groups);
     const pages = origins.at(-1) ?? 0;
-    const reportBytes = options.reportBytes ?? pages / 8;
+    const reportBytes = options.reportBytes ?? pages / 8 + HEAD_ROOM;
     this.#log = new LogMemory(pages, options.keeping, groups.length * 24, reportBytes, operation);
+    this.#lender = new BitmapLender(this.#log.memory, pages / 8 + HEAD_ROOM);
     this.ranges = intervals.map(({ start, end }) => ({ iova: start, length: end - start }));
     this.#segments = groups.map((group, index) => {
       const length = Number(group.end - group.first);
@@ -68,6 +71,7 @@ export class RangesSession implements LogSession {
       if (segment.start >= request.end) break;
       segment.report(request);
     }
+    if (request.target.touched) this.#lender.reported();
   }
 
   dirtyPages(): number {
@@ -76,6 +80,10 @@ export class RangesSession implements LogSession {
 
   createReportBitmap(bits: number): Uint32Array {
     return this.#log.memory.createBitmap(bits);
+  }
+
+  lendReportBitmap(bits: number): LentBitmap | undefined {
+    return this.#lender.lend(bits);
   }
 
   share(): SharedLog {

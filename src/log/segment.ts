@@ -57,11 +57,14 @@ export class Segment {
   #copy(request: ReportRequest, page: number): void {
     if (!this.marks.isMarked(page)) return;
     const { first, last } = this.#bitsOf(request, page, page);
+    request.target.touched = true;
     request.target.setRange(first, last + 1);
   }
 
   #move(request: ReportRequest, first: number, last: number): void {
     const { target } = request;
+    if (!this.marks.mayHave(first, last - first + 1)) return;
+    target.touched = true;
     const bits = this.#bitsOf(request, first, last);
     const ratio = this.#ratio(request);
     const ahead = this.start + BigInt(first) * this.#pageSize - request.start;

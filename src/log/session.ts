@@ -1,4 +1,5 @@
 import type { IovaRange } from '../uapi/index.js';
+import type { LentBitmap } from './lent-bitmap.js';
 import type { WriteRecorder } from './record-write.js';
 import type { ReportRequest } from './report-request.js';
 import type { SharedLog } from './shared-recorder.js';
@@ -15,6 +16,8 @@ export interface LogSession {
   dirtyPages(): number;
   /** A clean bitmap that reports go to without a copy. @throws VfioError ENOMEM */
   createReportBitmap(bits: number): Uint32Array;
+  /** See `DmaLog.lendReportBitmap`. */
+  lendReportBitmap(bits: number): LentBitmap | undefined;
   /** What another thread needs to record. @throws VfioError EOPNOTSUPP, ENOMEM */
   share(): SharedLog;
 }

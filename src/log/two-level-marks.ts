@@ -39,6 +39,10 @@ export class TwoLevelMarks implements PageMarks {
     return this.#bitmap.isMarked(this.#origin + page);
   }
 
+  mayHave(first: number, count: number): boolean {
+    return this.#next(first, first + count) < first + count;
+  }
+
   count(): number {
     const end = this.#origin + Math.ceil(this.#pages / BLOCK_PAGES) * BLOCK_PAGES;
     return this.#bitmap.count(this.#origin, end);

@@ -3,4 +3,5 @@ export * from './backing.js';
 export * from './dma-map.js';
 export * from './guest-memory.js';
 export * from './maybe-promise.js';
+export { PeerBitmap } from './peer-bitmap.js';
 export { PeerMapping } from './peer-mapping.js';

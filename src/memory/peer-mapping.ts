@@ -17,10 +17,7 @@ export class PeerMapping {
    */
   constructor(file: OwnedFd, offset: bigint, length: bigint, rights: MappingRights, operation = 'DMA_MAP') {
     try {
-      if (!isShrinkSealed(file.fd)) {
-        throw refused(operation, 'fd', 'the file may shrink, and would take the process with it');
-      }
-      requireInside(file.fd, offset, length, operation);
+      requireMappable(file.fd, offset, length, operation);
       this.mapping = mapWithinBudget(file.fd, offset, Number(length), rights);
     } finally {
       file.close();
@@ -44,6 +41,14 @@ function mapWithinBudget(fd: number, offset: bigint, length: number, rights: Map
     releaseMapping(length);
     throw error;
   }
+}
+
+/** @throws VfioError EINVAL unless a file can never shrink, and as {@link requireInside} */
+export function requireMappable(fd: number, offset: bigint, length: bigint, operation: string): void {
+  if (!isShrinkSealed(fd)) {
+    throw refused(operation, 'fd', 'the file may shrink, and would take the process with it');
+  }
+  requireInside(fd, offset, length, operation);
 }
 
 /** @throws VfioError EINVAL unless a file holds `length` bytes, 1 or more, from `offset` on, all below 2^53. */

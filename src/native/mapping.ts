@@ -1,5 +1,15 @@
 import { VfioError } from '../uapi/index.js';
 import { bufferAt, libc, systemError } from './libc.js';
+import {
+  MAP_ANONYMOUS,
+  MAP_FAILED,
+  MAP_FIXED,
+  MAP_NORESERVE,
+  MAP_PRIVATE,
+  MAP_SHARED,
+  PROT_READ,
+  PROT_WRITE,
+} from './mmap-flags.js';
 
 /*
  * A file in memory, without SIGSEGV.
@@ -17,15 +27,6 @@ import { bufferAt, libc, systemError } from './libc.js';
 
 /** Largest piece of a mapping that one view can show, bytes. */
 export const WINDOW_SIZE = 2 ** 30;
-
-const PROT_READ = 1;
-const PROT_WRITE = 2;
-const MAP_SHARED = 0x01;
-const MAP_PRIVATE = 0x02;
-const MAP_FIXED = 0x10;
-const MAP_ANONYMOUS = 0x20;
-const MAP_NORESERVE = 0x4000;
-const MAP_FAILED = 2n ** 64n - 1n;
 
 /** Up to here a loop is quicker than `subarray` and `set`: 8 bytes take 27 against 121 ns, 32 take 97 against 138. */
 const LOOP_LIMIT = 32;

@@ -9,6 +9,7 @@ export { MAX_MESSAGE_FDS };
 
 const MSG_CTRUNC = 0x8;
 const MSG_DONTWAIT = 0x40;
+const MSG_WAITALL = 0x100;
 const MSG_NOSIGNAL = 0x4000;
 const MSG_CMSG_CLOEXEC = 0x40000000;
 
@@ -99,6 +100,15 @@ export function receive(fd: number, into: Uint8Array): Received | 'again' | 'clo
  */
 export function receiveWaiting(fd: number, into: Uint8Array): Received | 'again' | 'closed' {
   return receiveWith(fd, into, MSG_CMSG_CLOEXEC);
+}
+
+/**
+ * {@link receiveWaiting} until `into` is full, the peer has ended or sent descriptors, or the time is up: what is there then is there. Of a
+ * message that is sent piece by piece no piece wakes this thread by itself.
+ * @throws VfioError as {@link receive}
+ */
+export function receiveAllWaiting(fd: number, into: Uint8Array): Received | 'again' | 'closed' {
+  return receiveWith(fd, into, MSG_WAITALL | MSG_CMSG_CLOEXEC);
 }
 
 /**

@@ -37,11 +37,19 @@ export function encodeFeatureRequest(
 ): Uint8Array {
   const data = request.data ?? new Uint8Array(0);
   const bytes = new Uint8Array(FEATURE_HEADER_SIZE + data.length);
+  writeFeatureHeader(bytes, request);
+  bytes.set(data, FEATURE_HEADER_SIZE);
+  return bytes;
+}
+
+/** Writes the head of a request whose data stands behind it already. Without argsz it says how many bytes there are. */
+export function writeFeatureHeader(
+  bytes: Uint8Array,
+  request: Pick<FeatureRequest, 'index'> & Partial<Omit<FeatureRequest, 'index' | 'data'>>,
+): void {
   const view = viewOf(bytes);
   view.setUint32(0, request.argsz ?? bytes.length, true);
   view.setUint32(4, encodeFeatureFlags(request), true);
-  bytes.set(data, FEATURE_HEADER_SIZE);
-  return bytes;
 }
 
 /** The flags word of a request. */

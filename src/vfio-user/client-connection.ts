@@ -149,6 +149,11 @@ export class ClientConnection {
     return new Promise(resolve => this.#whenDrained.push(resolve));
   }
 
+  /** Takes the memory of a reply that was read, and that nobody holds any more, for the next large one. */
+  reuse(payload: Uint8Array): void {
+    this.#stream.reuse(payload);
+  }
+
   /** Serves the server's commands on a socket of their own, too, which is owned from now on. @throws VfioError as `watch` */
   addTwin(socket: OwnedFd): void {
     const { limits, serve } = this.#options;

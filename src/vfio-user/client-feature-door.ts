@@ -28,18 +28,21 @@ import type { ClientWriteLog } from './client-write-log.js';
 
 /**
  * @param request sends a feature request, gives its reply
+ * @param reuse takes the memory of a reply that was read
  * @param maxData most bytes of data in one message, in either direction
  */
 export function clientFeatureDoor(
   request: (message: Uint8Array) => Promise<Uint8Array>,
   maxData: number,
   memory: ClientMemory,
+  reuse: (reply: Uint8Array) => void,
 ): FeatureDoor {
   const { log } = memory;
   return {
     profile: vfioUser,
     maxReply: maxData,
     maxRequest: maxData,
+    reuse,
     request(message) {
       const asked = decodeFeatureRequest(message);
       if (asked.probe) return request(message);

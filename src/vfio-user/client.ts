@@ -84,7 +84,14 @@ export class VfioUserClient implements DeviceHandle {
     this.#agreement = agreement;
     this.#regions = new RegionIo(connection, agreement);
     const { maxDataTransfer } = agreement.limits;
-    this.features = new FeatureClient(clientFeatureDoor(message => this.#feature(message), maxDataTransfer, memory));
+    this.features = new FeatureClient(
+      clientFeatureDoor(
+        message => this.#feature(message),
+        maxDataTransfer,
+        memory,
+        reply => this.#connection.reuse(reply),
+      ),
+    );
   }
 
   /**

@@ -2,7 +2,8 @@ import type { OwnedFd } from '../native/index.js';
 import { VfioError } from '../uapi/index.js';
 import { commandName, NO_BYTES } from './constants.js';
 import { decodeHeader, HEADER_SIZE, type Header } from './header.js';
-import { copyBytes, newBytes } from './new-bytes.js';
+import { KeptPayload } from './kept-payload.js';
+import { copyBytes } from './new-bytes.js';
 
 /*
  * Bytes and descriptors, as they come off a socket, to whole messages.
@@ -35,6 +36,9 @@ export function closeFds(fds: readonly OwnedFd[]): void {
   for (const fd of fds) fd.close();
 }
 
+/** From here on a payload is received in its own place: below, one receive brings several messages. */
+const LEAST_IN_PLACE = 64 * 1024;
+
 /** A push parser that keeps the part of a message that has come so far. */
 export class FrameParser {
   /** Most bytes behind a header. A size field beyond it is refused before memory is taken for it. */
@@ -45,6 +49,7 @@ export class FrameParser {
   readonly #headerView = new DataView(this.#headerBytes.buffer);
   #headerFilled = 0;
   #header: Header | undefined;
+  readonly #payloads = new KeptPayload();
   #payload = NO_BYTES;
   #payloadFilled = 0;
   #fds: OwnedFd[] = [];
@@ -67,8 +72,29 @@ export class FrameParser {
     for (let offset = 0; offset < bytes.length; ) {
       offset = this.#closed ? bytes.length : this.#take(bytes, offset);
       if (offset === bytes.length) this.#attach(fds, fdsLost);
-      if (this.#header !== undefined && this.#payloadFilled === this.#payload.length) this.#emit(this.#header);
+      this.#emitIfWhole();
     }
+  }
+
+  /**
+   * Where the next bytes belong, when they are the rest of a large payload: received there, they need no copy. {@link FrameParser.filled} says
+   * how many have come.
+   */
+  get unfilled(): Uint8Array | undefined {
+    if (this.#payload.length - this.#payloadFilled < LEAST_IN_PLACE) return undefined;
+    return this.#payload.subarray(this.#payloadFilled);
+  }
+
+  /** The first `count` bytes of {@link FrameParser.unfilled} have come; otherwise as {@link FrameParser.push}. */
+  filled(count: number, fds: readonly OwnedFd[], fdsLost: boolean): void {
+    this.#payloadFilled += count;
+    this.#attach(fds, fdsLost);
+    this.#emitIfWhole();
+  }
+
+  /** Takes the memory of a payload, or of a part of it, that nobody holds any more, for the next large one. */
+  reuse(payload: Uint8Array): void {
+    this.#payloads.giveBack(payload);
   }
 
   /** Whether the next byte begins a message. */
@@ -80,6 +106,8 @@ export class FrameParser {
   close(): void {
     this.#closed = true;
     this.#header = undefined;
+    this.#payload = NO_BYTES;
+    this.#payloadFilled = 0;
     closeFds(this.#fds.splice(0));
   }
 
@@ -111,7 +139,7 @@ export class FrameParser {
       return;
     }
     this.#header = header;
-    this.#payload = payloadSize === 0 ? NO_BYTES : newBytes(payloadSize);
+    this.#payload = payloadSize === 0 ? NO_BYTES : this.#payloads.take(payloadSize);
     this.#payloadFilled = 0;
   }
 
@@ -121,6 +149,10 @@ export class FrameParser {
     const room = this.#closed ? 0 : this.#maxFds - this.#fds.length;
     this.#fds.push(...fds.slice(0, room));
     closeFds(fds.slice(room));
+  }
+
+  #emitIfWhole(): void {
+    if (this.#header !== undefined && this.#payloadFilled === this.#payload.length) this.#emit(this.#header);
   }
 
   #emit(header: Header): void {

@@ -65,12 +65,21 @@ function encodeMessage(
   payload: Uint8Array | undefined,
 ): Uint8Array {
   const bytes = newBytes(HEADER_SIZE + (payload?.length ?? 0));
+  writeHeader(bytes, id, command, flags, errno);
+  if (payload !== undefined) bytes.set(payload, HEADER_SIZE);
+  return bytes;
+}
+
+/** Makes bytes the successful reply to a message: the payload stands in them already, behind room for the header. */
+export function writeReplyHeader(to: Pick<Header, 'id' | 'command'>, bytes: Uint8Array): void {
+  writeHeader(bytes, to.id, to.command, MessageType.REPLY, 0);
+}
+
+function writeHeader(bytes: Uint8Array, id: number, command: number, flags: number, errno: number): void {
   const view = viewOf(bytes);
   view.setUint16(0, id, true);
   view.setUint16(2, command, true);
   view.setUint32(4, bytes.length, true);
   view.setUint32(8, flags, true);
   view.setUint32(12, errno, true);
-  if (payload !== undefined) bytes.set(payload, HEADER_SIZE);
-  return bytes;
 }

@@ -3,6 +3,7 @@ import {
   OwnedFd,
   type Received,
   receive,
+  receiveAllWaiting,
   receiveWaiting,
   send,
   sendFrom,
@@ -11,6 +12,7 @@ import {
   watch,
 } from '../native/index.js';
 import { asVfioError, VfioError } from '../uapi/index.js';
+import { NO_BYTES } from './constants.js';
 import { closeFds, FrameParser, type FrameSink } from './frame-parser.js';
 import { LINGER_MS, TURN_MS } from './limits.js';
 
@@ -32,6 +34,8 @@ interface QueuedMessage {
   bytes: Uint8Array;
   /** Duplicates, until the first byte has left with them. */
   fds: OwnedFd[];
+  /** Told when the bytes are no longer needed. */
+  giveBack: (() => void) | undefined;
   /** A chain, because taking the first of many from an array moves all the others. */
   next: QueuedMessage | undefined;
 }
@@ -49,10 +53,11 @@ const WAIT_MS = 4;
  * Where bytes are received: the parser copies, and no receive happens inside another, so that all connections share it. It holds what one
  * send of a peer brings at most (219,264 bytes on a socket with its size unchanged).
  */
+const RECEIVE_SIZE = 256 * 1024;
 let sharedBuffer: Uint8Array | undefined;
 
 function receiveBuffer(): Uint8Array {
-  sharedBuffer ??= new Uint8Array(256 * 1024);
+  sharedBuffer ??= new Uint8Array(RECEIVE_SIZE);
   return sharedBuffer;
 }
 
@@ -141,7 +146,7 @@ export class MessageStream {
     const rest = this.#first === undefined ? this.#sendNow(bytes, fds) : bytes;
     if (rest.length === 0) return;
     const kept = rest.length === bytes.length ? duplicateAll(fds) : [];
-    this.#enqueue({ bytes: rest, fds: kept, next: undefined });
+    this.#enqueue({ bytes: rest, fds: kept, giveBack: undefined, next: undefined });
   }
 
   /**
@@ -152,7 +157,23 @@ export class MessageStream {
     if (this.#closed || this.#deaf) return;
     const count = this.#first === undefined ? this.#trySendFrom(buffer, length) : 'again';
     const sent = count === 'again' ? 0 : count;
-    if (sent < length) this.#enqueue({ bytes: buffer.slice(sent, length), fds: [], next: undefined });
+    if (sent === length) return;
+    this.#enqueue({ bytes: buffer.slice(sent, length), fds: [], giveBack: undefined, next: undefined });
+  }
+
+  /**
+   * Sends a message that stays where it is until it has left.
+   * @param giveBack told once, when the bytes are the caller's again: they have left, or never will
+   * @throws VfioError as send(2) for a socket that is none; the bytes are the caller's then
+   */
+  sendLent(bytes: Uint8Array, giveBack: () => void): void {
+    let rest = NO_BYTES;
+    try {
+      if (!this.#closed && !this.#deaf) rest = this.#first === undefined ? this.#sendNow(bytes, []) : bytes;
+    } finally {
+      if (rest.length === 0) giveBack();
+    }
+    if (rest.length > 0) this.#enqueue({ bytes: rest, fds: [], giveBack, next: undefined });
   }
 
   #enqueue(message: QueuedMessage): void {
@@ -162,6 +183,11 @@ export class MessageStream {
     if (this.#first !== undefined) return;
     this.#first = message;
     this.#updateInterest();
+  }
+
+  /** Takes the memory of a message's payload, or of a part of it, that nobody holds any more, for the next large one. */
+  reuse(payload: Uint8Array): void {
+    this.#parser.reuse(payload);
   }
 
   /** Receives no more until {@link MessageStream.resume}. */
@@ -218,17 +244,15 @@ export class MessageStream {
 
   #receive(): void {
     for (let count = 0; count < RECEIVES_AT_ONCE && !this.#paused && !this.#closed; count++) {
-      const buffer = receiveBuffer();
       // A buffer that is not full was probably all: if not, the socket is still readable, and says so again.
-      if (this.#take(receive(this.#socket.fd, buffer), buffer) < buffer.length) return;
+      if (this.#takeNow() < RECEIVE_SIZE) return;
     }
   }
 
   #receiveWaiting(mayWait: () => boolean): void {
     const turnEnds = performance.now() + TURN_MS;
-    const buffer = receiveBuffer();
     for (let count = 1; !this.#paused && !this.#closed && this.#first === undefined && mayWait(); count++) {
-      if (this.#take(receiveWaiting(this.#socket.fd, buffer), buffer) === 0) return;
+      if (this.#takeWaiting() === 0) return;
       if (count % RECEIVES_A_CLOCK === 0 && performance.now() > turnEnds) return;
     }
   }
@@ -240,22 +264,42 @@ export class MessageStream {
    */
   receiveNext(): boolean {
     if (this.#paused || this.#closed || this.#first !== undefined) return false;
-    const buffer = receiveBuffer();
-    return this.#take(receiveWaiting(this.#socket.fd, buffer), buffer) > 0;
+    return this.#takeWaiting() > 0;
+  }
+
+  /** The rest of a large message comes to its place at once. */
+  #takeNow(): number {
+    const rest = this.#parser.unfilled;
+    if (rest !== undefined) return this.#takeInPlace(receive(this.#socket.fd, rest));
+    return this.#take(receive(this.#socket.fd, receiveBuffer()));
+  }
+
+  #takeWaiting(): number {
+    const rest = this.#parser.unfilled;
+    if (rest !== undefined) return this.#takeInPlace(receiveAllWaiting(this.#socket.fd, rest));
+    return this.#take(receiveWaiting(this.#socket.fd, receiveBuffer()));
+  }
+
+  #takeInPlace(received: Received | 'again' | 'closed'): number {
+    if (this.#isNothing(received)) return 0;
+    this.#parser.filled(received.bytes, received.fds, received.fdsLost);
+    return received.bytes;
   }
 
   /** @returns how many bytes were received. */
-  #take(received: Received | 'again' | 'closed', buffer: Uint8Array): number {
-    if (received === 'again') return 0;
-    if (received === 'closed') {
-      this.destroy(undefined);
-      return 0;
-    }
+  #take(received: Received | 'again' | 'closed'): number {
+    if (this.#isNothing(received)) return 0;
+    const buffer = receiveBuffer();
     const taken = this.#takeQuickly(received, buffer);
     if (taken < received.bytes) {
       this.#parser.push(buffer.subarray(taken, received.bytes), received.fds, received.fdsLost);
     }
     return received.bytes;
+  }
+
+  #isNothing(received: Received | 'again' | 'closed'): received is 'again' | 'closed' {
+    if (received === 'closed') this.destroy(undefined);
+    return received === 'again' || received === 'closed';
   }
 
   #takeQuickly({ bytes, fds, fdsLost }: Received, buffer: Uint8Array): number {
@@ -317,7 +361,9 @@ export class MessageStream {
       closeFds(message.fds.splice(0));
       this.#queuedBytes -= count;
       message.bytes = message.bytes.subarray(count);
-      if (message.bytes.length === 0) this.#first = message.next;
+      if (message.bytes.length > 0) continue;
+      this.#first = message.next;
+      message.giveBack?.();
     }
     this.#dropQueue();
     if (this.#ending !== undefined) {
@@ -329,7 +375,10 @@ export class MessageStream {
   }
 
   #dropQueue(): void {
-    for (let message = this.#first; message !== undefined; message = message.next) closeFds(message.fds);
+    for (let message = this.#first; message !== undefined; message = message.next) {
+      closeFds(message.fds);
+      message.giveBack?.();
+    }
     this.#first = undefined;
     this.#last = undefined;
     this.#queuedBytes = 0;

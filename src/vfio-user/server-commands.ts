@@ -30,6 +30,7 @@ import { decodeRegionIoFdsRequest, encodeRegionIoFds } from './region-io-fds-mes
 import type { CommandContext, CommandHandler, Reply } from './server-context.js';
 import { extensionHandlers } from './server-extensions.js';
 import { regionRead, regionWrite, regionWriteMulti, requireRegion } from './server-region-commands.js';
+import { ReportReply } from './server-report-reply.js';
 
 /* What each command of the protocol does with the device. */
 
@@ -232,11 +233,12 @@ function reset({ device }: CommandContext, { payload }: Frame): MaybePromise<Uin
   return device.reset()?.then(() => NO_BYTES) ?? NO_BYTES;
 }
 
-function feature({ device, limits, turns }: CommandContext, { payload }: Frame): MaybePromise<Uint8Array> {
+function feature({ device, limits, turns }: CommandContext, { payload }: Frame): MaybePromise<Reply> {
   const { argsz, get, probe } = decodeFeatureRequest(payload);
   // A caller may name more than fits one message: only as much as does is offered to the device.
   if (get && !probe && argsz > limits.maxDataTransfer) viewOf(payload).setUint32(0, limits.maxDataTransfer, true);
-  return turns.run(() => dispatchFeature(device, vfioUser, payload));
+  const report = new ReportReply(device.dma.log);
+  return turns.run(() => report.of(dispatchFeature(device, vfioUser, payload, undefined, report)));
 }
 
 function migrationRead({ device, limits, turns }: CommandContext, { payload }: Frame): MaybePromise<Uint8Array> {

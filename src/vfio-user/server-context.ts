@@ -25,8 +25,15 @@ export interface CommandContext {
   connections(): number;
 }
 
-/** A reply's payload, or that and descriptors, which stay with the device. */
-export type Reply = Uint8Array | { readonly payload: Uint8Array; readonly fds: readonly number[] };
+/** A reply's payload, or that and descriptors, which stay with the device, or a large one in memory that is lent. */
+export type Reply = Uint8Array | { readonly payload: Uint8Array; readonly fds: readonly number[] } | LentReply;
+
+/** A whole message in memory that is to be given back when it has left. */
+export interface LentReply {
+  /** Room for the header, and the payload. */
+  readonly message: Uint8Array;
+  giveBack(): void;
+}
 
 /**
  * Serves one command: from a message's payload and descriptors to the reply's payload. It takes the descriptors that it keeps out of the

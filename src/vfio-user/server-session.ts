@@ -5,11 +5,11 @@ import { asVfioError, ERRNO, VfioError } from '../uapi/index.js';
 import { Backlog } from './backlog.js';
 import { Command, commandName, MessageType } from './constants.js';
 import { closeFds, type Frame } from './frame-parser.js';
-import { encodeErrorReply, encodeReply, type Header } from './header.js';
+import { encodeErrorReply, encodeReply, type Header, writeReplyHeader } from './header.js';
 import { MAX_VERSION_PAYLOAD, STRUCTURE_ROOM } from './limits.js';
 import { MessageStream } from './message-stream.js';
 import { serveCommand } from './server-commands.js';
-import type { CommandContext, Reply } from './server-context.js';
+import type { CommandContext, LentReply, Reply } from './server-context.js';
 import { type Agreement, agree, establish, type SessionOptions } from './server-establish.js';
 import { LoopTime } from './server-loop-time.js';
 import { QuickPath } from './server-quick-path.js';
@@ -282,12 +282,22 @@ export class ServerSession {
   }
 
   #reply(header: Header, reply: Reply): void {
-    if (!header.noReply) {
+    if ('message' in reply) this.#replyLent(header, reply);
+    else if (!header.noReply) {
       if (reply instanceof Uint8Array) this.#send(encodeReply(header, reply));
       else this.#send(encodeReply(header, reply.payload), reply.fds);
     }
     // Its socket has left with the answer.
     if (header.command === Command.VERSION) this.#twin?.clientEnd.close();
+  }
+
+  #replyLent(header: Header, { message, giveBack }: LentReply): void {
+    if (header.noReply) {
+      giveBack();
+      return;
+    }
+    writeReplyHeader(header, message);
+    this.#orDestroy(() => this.#stream.sendLent(message, giveBack));
   }
 
   #fail(header: Header, error: unknown): void {

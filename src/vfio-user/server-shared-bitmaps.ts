@@ -1,6 +1,6 @@
 import { checkReport } from '../device/index.js';
 import type { DmaLog } from '../log/index.js';
-import { PeerMapping } from '../memory/index.js';
+import { PeerBitmap } from '../memory/index.js';
 import { type OwnedFd, WINDOW_SIZE } from '../native/index.js';
 import { bitmapBytes, VfioError, vfioUser } from '../uapi/index.js';
 import type { BitmapAttachMessage, ReportSharedMessage } from './extension-messages.js';
@@ -10,11 +10,6 @@ const MOST_BITMAPS = 16;
 
 const WORD_BYTES = 8;
 
-interface AttachedBitmap {
-  readonly mapping: PeerMapping;
-  readonly words: Uint32Array;
-}
-
 /**
  * Bitmaps in memory files that a client has attached, to be reported into without a copy through the socket.
  *
@@ -22,14 +17,14 @@ interface AttachedBitmap {
  * it. A bitmap is a mapping of a peer's file like any other: sealed against shrinking, and within what peers may map.
  */
 export class SharedBitmaps {
-  readonly #attached = new Map<number, AttachedBitmap>();
+  readonly #attached = new Map<number, PeerBitmap>();
   #nextHandle = 1;
 
   /**
    * Maps a bitmap.
    * @param file owned by this call from now on, whether it succeeds or throws.
    * @returns the handle that the bitmap goes by from now on
-   * @throws VfioError EINVAL for a size of 0, above 1 GiB, or that is no multiple of 8, and as {@link PeerMapping}; ENOSPC for more than 16
+   * @throws VfioError EINVAL for a size of 0, above 1 GiB, or that is no multiple of 8, and as {@link PeerBitmap}; ENOSPC for more than 16
    */
   attach(file: OwnedFd, { offset, size }: BitmapAttachMessage): number {
     const operation = 'BITMAP_ATTACH';
@@ -44,16 +39,15 @@ export class SharedBitmaps {
       file.close();
       throw error;
     }
-    const mapping = new PeerMapping(file, offset, size, { read: true, write: true }, operation);
-    const view = mapping.mapping.view(0, Number(size));
+    const bitmap = new PeerBitmap(file, offset, size, operation);
     const handle = this.#nextHandle++;
-    this.#attached.set(handle, { mapping, words: new Uint32Array(view.buffer, view.byteOffset, view.length / 4) });
+    this.#attached.set(handle, bitmap);
     return handle;
   }
 
   /** Unmaps a bitmap. @throws VfioError EINVAL for a handle that is not attached */
   detach(handle: number): void {
-    this.#require('BITMAP_DETACH', handle).mapping.close();
+    this.#require('BITMAP_DETACH', handle).close();
     this.#attached.delete(handle);
   }
 
@@ -76,7 +70,7 @@ export class SharedBitmaps {
     log.reportShared(report.iova, report.length, report.pageSize, part);
   }
 
-  #require(operation: string, handle: number): AttachedBitmap {
+  #require(operation: string, handle: number): PeerBitmap {
     const bitmap = this.#attached.get(handle);
     if (bitmap !== undefined) return bitmap;
     throw new VfioError('EINVAL', { operation, field: 'handle', message: `${handle} is not attached` });
@@ -84,7 +78,7 @@ export class SharedBitmaps {
 
   /** Unmaps all. */
   close(): void {
-    for (const { mapping } of this.#attached.values()) mapping.close();
+    for (const bitmap of this.#attached.values()) bitmap.close();
     this.#attached.clear();
   }
 }

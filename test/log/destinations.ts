@@ -1,7 +1,8 @@
+import { BitmapMemory } from '../../src/bitmap/index.js';
 import type { DmaLog } from '../../src/log/index.js';
 
 /** Where a report's bitmap may lie, and how the log adds to it. */
-export const destinations = ['an array', 'the log', 'an array, shared', 'the log, shared'] as const;
+export const destinations = ['an array', 'the log', 'an array, shared', 'the log, shared', 'a memory, shared'] as const;
 export type Destination = (typeof destinations)[number];
 
 const inLog = new WeakMap<DmaLog, { session: number; bitmap: Uint32Array }>();
@@ -23,6 +24,20 @@ function logBitmap(log: DmaLog, bits: number): Uint32Array {
   return bitmap;
 }
 
+let memory = BitmapMemory.create(0);
+
+/** A bitmap that other kernels reach than the log's. */
+function memoryBitmap(bits: number): Uint32Array {
+  if (memory.free < bits / 8 + 64) memory = BitmapMemory.create(bits / 8 + 2 ** 20);
+  return memory.createBitmap(bits);
+}
+
+function bitmapAt(destination: Destination, log: DmaLog, bits: number): Uint32Array {
+  if (destination.startsWith('the log')) return logBitmap(log, bits).subarray(0, bits / 32);
+  if (destination.startsWith('a memory')) return memoryBitmap(bits);
+  return new Uint32Array(new SharedArrayBuffer(bits / 8));
+}
+
 /** Reports into a copy of `before`, which lies where it is said, and returns it. */
 export function reportInto(
   log: DmaLog,
@@ -33,9 +48,7 @@ export function reportInto(
   before: Uint32Array,
 ): Uint32Array {
   const isShared = destination.endsWith('shared');
-  const bitmap = destination.startsWith('the log')
-    ? logBitmap(log, before.length * 32).subarray(0, before.length)
-    : new Uint32Array(new SharedArrayBuffer(before.byteLength));
+  const bitmap = bitmapAt(destination, log, before.length * 32);
   bitmap.set(before);
   if (isShared) log.reportShared(iova, length, pageSize, bitmap);
   else log.report(iova, length, pageSize, bitmap);

@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { createEventFd, type OwnedFd, openFdCount } from '../../src/native/index.js';
 import { closeFds, type Frame, FrameParser } from '../../src/vfio-user/frame-parser.js';
-import { expectNoFdLeak, pattern } from '../native/helpers.js';
+import { expectNoFdLeak, pattern, sameBytes } from '../native/helpers.js';
 import { message } from './peer.js';
 
 expectNoFdLeak();
@@ -70,6 +70,80 @@ describe('whole messages come out of bytes in any pieces', () => {
     parser.push(shared, []);
     shared.fill(0);
     expect(frames[0]!.payload).toEqual(pattern(8));
+  });
+});
+
+describe('the rest of a large payload', () => {
+  const LARGE = 64 * 1024;
+
+  /** Brings bytes as a stream does: to their place where there is one, else by way of a buffer. */
+  function bring(parser: FrameParser, bytes: Uint8Array, most: number, fds: OwnedFd[] = []): number {
+    const place = parser.unfilled;
+    const count = Math.min(most, bytes.length, place?.length ?? most);
+    if (place === undefined) parser.push(bytes.slice(0, count), fds);
+    else {
+      place.set(bytes.subarray(0, count));
+      parser.filled(count, fds, false);
+    }
+    return count;
+  }
+
+  test('is received in its place, in any pieces, and the message behind it is not', () => {
+    const large = message(9, pattern(3 * LARGE + 5), { id: 1 });
+    const bytes = Uint8Array.from([...three[0]!, ...large, ...three[2]!]);
+    const pieces = fc.array(fc.oneof(fc.integer({ min: 1, max: 40 }), fc.integer({ min: 1, max: 2 * LARGE })), {
+      minLength: 1,
+    });
+    fc.assert(
+      fc.property(pieces, sizes => {
+        const { frames, parser } = recorder(1 << 20);
+        let inPlace = 0;
+        for (let at = 0, index = 0; at < bytes.length; index++) {
+          const more = Math.max(sizes[index % sizes.length]!, index > 1000 ? LARGE : 0);
+          if (parser.unfilled !== undefined) inPlace++;
+          at += bring(parser, bytes.subarray(at), more);
+        }
+        expect(inPlace).toBeGreaterThan(0);
+        expect(frames.map(({ payload }) => payload.length)).toEqual([5, 3 * LARGE + 5, 40]);
+        expect(sameBytes(frames[1]!.payload, large.subarray(16))).toBe(true);
+        expect(frames[2]!.payload).toEqual(pattern(40));
+      }),
+      { numRuns: 100 },
+    );
+  });
+
+  test('brings its descriptors, and goes with the parser', () => {
+    const { frames, parser } = recorder(1 << 20);
+    const before = openFdCount();
+    const large = message(9, pattern(LARGE), { id: 1 });
+    parser.push(large.subarray(0, 16), [createEventFd()]);
+    bring(parser, large.subarray(16), LARGE, [createEventFd()]);
+    expect(frames[0]!.fds.length).toBe(2);
+    closeFds(frames[0]!.fds);
+    parser.push(large.subarray(0, 16), [createEventFd()]);
+    expect(parser.unfilled?.length).toBe(LARGE);
+    parser.close();
+    expect(parser.unfilled).toBeUndefined();
+    expect(openFdCount()).toBe(before);
+  });
+
+  test('takes memory that was given back, if there is enough of it, and only once', () => {
+    const { frames, parser } = recorder(1 << 20);
+    const receive = (size: number, seed: number) => {
+      parser.push(message(9, pattern(size, seed)), []);
+      const { payload } = frames.at(-1)!;
+      expect(sameBytes(payload, pattern(size, seed))).toBe(true);
+      return payload;
+    };
+    const first = receive(2 * LARGE, 1);
+    parser.reuse(first.subarray(8));
+    expect(receive(100, 2).buffer).not.toBe(first.buffer);
+    const second = receive(LARGE, 3);
+    expect(second.buffer).toBe(first.buffer);
+    expect(receive(LARGE, 4).buffer).not.toBe(first.buffer);
+    parser.reuse(second);
+    expect(receive(3 * LARGE, 5).buffer).not.toBe(first.buffer);
+    expect(receive(2 * LARGE, 6).buffer).toBe(first.buffer);
   });
 });
 

@@ -99,3 +99,51 @@ test('what is sent to a peer that is gone goes nowhere, and what it had sent is 
   left.stream.send(encodeCommand(4, 9, pattern(8)));
   expect(left.told.closed).toEqual([undefined]);
 });
+
+/** A message that is lent, and how often it was given back. */
+function lent(id: number, size: number) {
+  const told = { bytes: encodeCommand(id, 9, pattern(size, id)), givenBack: 0 };
+  return { told, giveBack: () => told.givenBack++ };
+}
+
+test('a message that is lent is given back when it has left, not before, and in its turn', async () => {
+  const [left, right] = pair();
+  const messages = [lent(1, 3 << 20), lent(2, 100), lent(3, 1 << 20)];
+  for (const { told, giveBack } of messages) left.stream.sendLent(told.bytes, giveBack);
+  expect(messages.map(({ told }) => told.givenBack)).toEqual([0, 0, 0]);
+  await until(() => messages[0]!.told.givenBack === 1);
+  // What is the sender's again is written over.
+  messages[0]!.told.bytes.fill(0);
+  await until(() => right.told.frames.length === 3);
+  expect(messages.map(({ told }) => told.givenBack)).toEqual([1, 1, 1]);
+  for (const [index, size] of [3 << 20, 100, 1 << 20].entries()) {
+    expect(sameBytes(right.told.frames[index]!.payload, pattern(size, index + 1))).toBe(true);
+  }
+});
+
+test('a message that is lent is given back at once when it fits', () => {
+  const [left] = pair();
+  const { told, giveBack } = lent(1, 100);
+  left.stream.sendLent(told.bytes, giveBack);
+  expect(told.givenBack).toBe(1);
+});
+
+test('a message that is lent is given back when the peer has gone, or the stream is ended', async () => {
+  const [left, right] = pair();
+  right.stream.pause();
+  const first = lent(1, 3 << 20);
+  const second = lent(2, 100);
+  left.stream.sendLent(first.told.bytes, first.giveBack);
+  left.stream.sendLent(second.told.bytes, second.giveBack);
+  right.stream.destroy(undefined);
+  await until(() => left.told.closed.length === 1);
+  expect([first.told.givenBack, second.told.givenBack]).toEqual([1, 1]);
+  const third = lent(3, 100);
+  left.stream.sendLent(third.told.bytes, third.giveBack);
+  expect(third.told.givenBack).toBe(1);
+  const [other] = pair();
+  const fourth = lent(4, 3 << 20);
+  other.stream.sendLent(fourth.told.bytes, fourth.giveBack);
+  other.stream.destroy(undefined);
+  expect(fourth.told.givenBack).toBe(1);
+});
