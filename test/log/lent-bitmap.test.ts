@@ -49,6 +49,18 @@ test('nothing is lent without a session with ranges; one that is lent outlives i
   expect(log.lendReportBitmap(64)).toBeUndefined();
 });
 
+test('a bitmap is clean again also after a report that cut a page, and keeps its mark', () => {
+  const log = started();
+  log.record(0, 1);
+  for (let round = 0; round < 2; round++) {
+    const lent = log.lendReportBitmap(64)!;
+    expect(lent.words[0]).toBe(0);
+    log.report(0n, 2048n, 4096n, lent.words);
+    expect(lent.words[0]).toBe(1);
+    lent.giveBack();
+  }
+});
+
 test('every report into a lent bitmap is the report into a new one, whatever was in it before', () => {
   const step = fc.record({
     writes: fc.array(fc.nat(PAGES - 1), { maxLength: 6 }),
