@@ -48,6 +48,18 @@ module.exports = {
       to: { path: 'node_modules/koffi' },
     },
     {
+      name: 'wire-knows-neither-end',
+      severity: 'error',
+      from: { path: '^src/vfio-user/wire/' },
+      to: { path: '^src/vfio-user/(client|server)/' },
+    },
+    {
+      name: 'ends-meet-on-the-wire-only',
+      severity: 'error',
+      from: { path: '^src/vfio-user/(client|server)/' },
+      to: { path: '^src/vfio-user/(client|server)/', pathNot: '^src/vfio-user/$1/' },
+    },
+    {
       name: 'dashboard-and-cli-apart',
       severity: 'error',
       from: { path: '^src/cli/' },

@@ -9,10 +9,10 @@ import {
   signalEventFd,
 } from '../../src/native/index.js';
 import { RegionFlag } from '../../src/uapi/index.js';
-import { IoFdType } from '../../src/vfio-user/constants.js';
-import { encodeRegionInfo } from '../../src/vfio-user/device-messages.js';
 import { VfioUserClient } from '../../src/vfio-user/index.js';
-import { encodeRegionIoFds } from '../../src/vfio-user/region-io-fds-messages.js';
+import { IoFdType } from '../../src/vfio-user/wire/constants.js';
+import { encodeRegionInfo } from '../../src/vfio-user/wire/device-messages.js';
+import { encodeRegionIoFds } from '../../src/vfio-user/wire/region-io-fds-messages.js';
 import { expectNoFdLeak, temporaryFolder } from '../native/helpers.js';
 import { takeAllFds } from './all-fds.js';
 import { message, type Peer, REPLY, words } from './peer.js';

@@ -1,9 +1,9 @@
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { createEventFd, listen, type OwnedFd, openFdCount, readEventFd } from '../../src/native/index.js';
 import { ERRNO, type VfioError } from '../../src/uapi/index.js';
-import { encodeReply } from '../../src/vfio-user/header.js';
 import { type ClientOptions, Command, VfioUserClient } from '../../src/vfio-user/index.js';
-import { MessageStream } from '../../src/vfio-user/message-stream.js';
+import { encodeReply } from '../../src/vfio-user/wire/header.js';
+import { MessageStream } from '../../src/vfio-user/wire/message-stream.js';
 import { expectNoFdLeak, pattern, temporaryFolder } from '../native/helpers.js';
 import { ERROR_REPLY, message, Peer, REPLY, turn, until, versionPayload, words } from './peer.js';
 import { rawServer } from './raw-server.js';

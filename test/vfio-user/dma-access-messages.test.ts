@@ -8,7 +8,7 @@ import {
   encodeDmaAccess,
   encodeDmaWrite,
   newDmaData,
-} from '../../src/vfio-user/dma-access-messages.js';
+} from '../../src/vfio-user/wire/dma-access-messages.js';
 import { errnoOf } from '../native/helpers.js';
 import { words } from './peer.js';
 

@@ -9,7 +9,7 @@ import {
   encodeBitmapHandle,
   encodeReportShared,
   encodeStatistics,
-} from '../../src/vfio-user/extension-messages.js';
+} from '../../src/vfio-user/wire/extension-messages.js';
 import { errnoOf } from '../native/helpers.js';
 import { words } from './peer.js';
 

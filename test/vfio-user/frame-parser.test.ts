@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { createEventFd, type OwnedFd, openFdCount } from '../../src/native/index.js';
-import { closeFds, type Frame, FrameParser } from '../../src/vfio-user/frame-parser.js';
+import { closeFds, type Frame, FrameParser } from '../../src/vfio-user/wire/frame-parser.js';
 import { expectNoFdLeak, pattern, sameBytes } from '../native/helpers.js';
 import { message } from './peer.js';
 

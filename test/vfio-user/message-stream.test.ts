@@ -1,9 +1,9 @@
 import { expect, onTestFinished, test } from 'vitest';
 import { createEventFd, openFdCount, socketPair } from '../../src/native/index.js';
 import type { VfioError } from '../../src/uapi/index.js';
-import { closeFds, type Frame } from '../../src/vfio-user/frame-parser.js';
-import { encodeCommand } from '../../src/vfio-user/header.js';
-import { MessageStream } from '../../src/vfio-user/message-stream.js';
+import { closeFds, type Frame } from '../../src/vfio-user/wire/frame-parser.js';
+import { encodeCommand } from '../../src/vfio-user/wire/header.js';
+import { MessageStream } from '../../src/vfio-user/wire/message-stream.js';
 import { expectNoFdLeak, pattern, sameBytes } from '../native/helpers.js';
 import { turn, until } from './peer.js';
 

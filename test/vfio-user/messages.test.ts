@@ -13,7 +13,7 @@ import {
   encodeIrqInfoRequest,
   encodeRegionInfo,
   encodeRegionInfoRequest,
-} from '../../src/vfio-user/device-messages.js';
+} from '../../src/vfio-user/wire/device-messages.js';
 import {
   decodeDmaMap,
   decodeDmaUnmap,
@@ -21,16 +21,16 @@ import {
   encodeDmaMap,
   encodeDmaUnmap,
   newDmaUnmapBitmap,
-} from '../../src/vfio-user/dma-messages.js';
-import { decodeHeader, encodeCommand, encodeErrorReply, encodeReply } from '../../src/vfio-user/header.js';
-import { decodeSetIrqs, encodeSetIrqs } from '../../src/vfio-user/irq-messages.js';
+} from '../../src/vfio-user/wire/dma-messages.js';
+import { decodeHeader, encodeCommand, encodeErrorReply, encodeReply } from '../../src/vfio-user/wire/header.js';
+import { decodeSetIrqs, encodeSetIrqs } from '../../src/vfio-user/wire/irq-messages.js';
 import {
   decodeMigrationData,
   decodeMigrationRead,
   decodeMigrationWrite,
   encodeMigrationData,
   encodeMigrationRead,
-} from '../../src/vfio-user/migration-messages.js';
+} from '../../src/vfio-user/wire/migration-messages.js';
 import {
   decodeRegionData,
   decodeRegionRead,
@@ -42,7 +42,7 @@ import {
   encodeRegionWriteMulti,
   encodeRegionWritesDone,
   newRegionData,
-} from '../../src/vfio-user/region-messages.js';
+} from '../../src/vfio-user/wire/region-messages.js';
 import { errnoOf } from '../native/helpers.js';
 import { words } from './peer.js';
 

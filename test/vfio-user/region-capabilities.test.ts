@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { RegionFlag } from '../../src/uapi/index.js';
-import { decodeRegionInfo, encodeRegionInfo } from '../../src/vfio-user/device-messages.js';
+import { decodeRegionInfo, encodeRegionInfo } from '../../src/vfio-user/wire/device-messages.js';
 import { errnoOf } from '../native/helpers.js';
 import { words } from './peer.js';
 

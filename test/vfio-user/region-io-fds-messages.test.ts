@@ -1,12 +1,12 @@
 import { expect, test } from 'vitest';
 import { viewOf } from '../../src/uapi/index.js';
-import { IoEventFdFlag, IoFdType } from '../../src/vfio-user/constants.js';
+import { IoEventFdFlag, IoFdType } from '../../src/vfio-user/wire/constants.js';
 import {
   decodeRegionIoFds,
   decodeRegionIoFdsRequest,
   encodeRegionIoFds,
   encodeRegionIoFdsRequest,
-} from '../../src/vfio-user/region-io-fds-messages.js';
+} from '../../src/vfio-user/wire/region-io-fds-messages.js';
 import { errnoOf } from '../native/helpers.js';
 import { words } from './peer.js';
 

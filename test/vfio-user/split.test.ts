@@ -1,9 +1,9 @@
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { createEventFd, listen, openFdCount, readEventFd, socketPair } from '../../src/native/index.js';
 import { ERRNO } from '../../src/uapi/index.js';
-import { encodeRegionInfo } from '../../src/vfio-user/device-messages.js';
 import { Command, VfioUserClient } from '../../src/vfio-user/index.js';
-import { encodeRegionIoFds } from '../../src/vfio-user/region-io-fds-messages.js';
+import { encodeRegionInfo } from '../../src/vfio-user/wire/device-messages.js';
+import { encodeRegionIoFds } from '../../src/vfio-user/wire/region-io-fds-messages.js';
 import { expectNoFdLeak, temporaryFolder } from '../native/helpers.js';
 import { message, Peer, QEMU_PROPOSAL, REPLY, until, versionPayload, words } from './peer.js';
 import { answer, rawServer } from './raw-server.js';

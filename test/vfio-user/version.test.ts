@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { completeLimits, OWN_LIMITS } from '../../src/vfio-user/limits.js';
+import { completeLimits, OWN_LIMITS } from '../../src/vfio-user/wire/limits.js';
 import {
   acceptAnswer,
   acceptFeatures,
@@ -7,7 +7,7 @@ import {
   decodeVersion,
   encodeVersion,
   proposeVersion,
-} from '../../src/vfio-user/version.js';
+} from '../../src/vfio-user/wire/version.js';
 import { errnoOf } from '../native/helpers.js';
 import { QEMU_PROPOSAL, versionPayload } from './peer.js';
 

@@ -6,4 +6,4 @@ export function qemuExample(socket: string): string {
 
 /** What goes for every device. */
 export const SERVED_UNTIL =
-  'It serves until it is interrupted. One client at a time; the device keeps its state between clients.';
+  'It serves until it is interrupted. One VMM at a time, and trackers beside it; the device keeps its state between clients.';
