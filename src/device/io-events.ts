@@ -1,5 +1,5 @@
 import type { MaybePromise } from '../memory/index.js';
-import { createEventFd, type OwnedFd, readEventFd, watch } from '../native/index.js';
+import { createEventFd, type OwnedFd, readEventFd, warn, watch } from '../native/index.js';
 import { VfioError } from '../uapi/index.js';
 import type { IoEventFd, RegionArea } from './device.js';
 
@@ -100,8 +100,4 @@ function requireAccessSize(size: number): void {
     field: 'size',
     message: `${size} bytes are no register access`,
   });
-}
-
-function warn(error: unknown): void {
-  process.emitWarning(error instanceof Error ? error : String(error));
 }

@@ -8,3 +8,4 @@ export * from './placed-mapping.js';
 export * from './poll.js';
 export * from './socket-messages.js';
 export * from './unix-socket.js';
+export * from './warn.js';

@@ -2,6 +2,7 @@ import koffi, { type node } from 'koffi';
 import { VfioError } from '../uapi/index.js';
 import { beforeClosing } from './file-descriptor.js';
 import { checked, libc } from './libc.js';
+import { warn } from './warn.js';
 
 /*
  * Readiness of descriptors, by libuv's own poll: level-triggered, on the main loop.
@@ -142,8 +143,4 @@ function requirePollable(fd: number): void {
 
 function optionsFor(interest: Interest): node.PollOptions {
   return { readable: interest.readable === true, writable: interest.writable === true };
-}
-
-function warn(error: unknown): void {
-  process.emitWarning(error instanceof Error ? error : String(error));
 }

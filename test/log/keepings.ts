@@ -12,3 +12,15 @@ export function logKept(keeping: Keeping): typeof DmaLog {
     }
   };
 }
+
+/** Starts logs of one class at 4 KiB, on ranges given as `[iova, length]`. */
+export function logStarter(Log: typeof DmaLog): (...ranges: [iova: bigint, length: bigint][]) => DmaLog {
+  return (...ranges) => {
+    const log = new Log();
+    log.start(
+      4096n,
+      ranges.map(([iova, length]) => ({ iova, length })),
+    );
+    return log;
+  };
+}

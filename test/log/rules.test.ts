@@ -1,22 +1,14 @@
 import { describe, expect, test } from 'vitest';
 import type { DmaLog as Log } from '../../src/log/index.js';
 import { errnoOf, reportBits } from './bitmaps.js';
-import { keepings, logKept } from './keepings.js';
+import { keepings, logKept, logStarter } from './keepings.js';
 
 const PAGE = 4096n;
 const MIB = 2n ** 20n;
 
 describe.each(keepings)('kept as %s', keeping => {
   const DmaLog = logKept(keeping);
-
-  function started(...ranges: [iova: bigint, length: bigint][]): Log {
-    const log = new DmaLog();
-    log.start(
-      PAGE,
-      ranges.map(([iova, length]) => ({ iova, length })),
-    );
-    return log;
-  }
+  const started = logStarter(DmaLog);
 
   describe('contract rule 1: what a write marks', () => {
     test('every page that it touches', () => {

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import type { DmaLog as Log } from '../../src/log/index.js';
 import { bitmapFor, errnoOf, reportBits, setBits } from './bitmaps.js';
-import { keepings, logKept } from './keepings.js';
+import { keepings, logKept, logStarter } from './keepings.js';
 
 /* Traps that real implementations fell into (contract: "Behaviour of the real implementations"), each by name. */
 
@@ -11,15 +11,7 @@ const GIB = 2n ** 30n;
 
 describe.each(keepings)('kept as %s', keeping => {
   const DmaLog = logKept(keeping);
-
-  function started(...ranges: [iova: bigint, length: bigint][]): Log {
-    const log = new DmaLog();
-    log.start(
-      PAGE,
-      ranges.map(([iova, length]) => ({ iova, length })),
-    );
-    return log;
-  }
+  const started = logStarter(DmaLog);
 
   describe('Linux, iova_bitmap', () => {
     test('a record that crosses the end of a window, 64 GiB of IOVA at 4 KiB, stays inside the bitmap and is whole', () => {

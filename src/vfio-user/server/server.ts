@@ -1,6 +1,14 @@
 import type { Device } from '../../device/index.js';
 import type { DmaRegionSpec } from '../../memory/index.js';
-import { type AddressOptions, listen, type OwnedFd, type UnixListener, type Watch, watch } from '../../native/index.js';
+import {
+  type AddressOptions,
+  listen,
+  type OwnedFd,
+  type UnixListener,
+  type Watch,
+  warn,
+  watch,
+} from '../../native/index.js';
 import type { VfioError } from '../../uapi/index.js';
 import type { DeviceStatistics } from '../wire/extension-messages.js';
 import { completeLimits, type VfioUserLimits } from '../wire/limits.js';
@@ -204,8 +212,4 @@ export class VfioUserServer {
       warn(second);
     }
   }
-}
-
-function warn(error: unknown): void {
-  process.emitWarning(error instanceof Error ? error : String(error));
 }
