@@ -77,14 +77,14 @@ export class VfioUserClient implements DeviceHandle {
     this.#agreement = agreement;
     this.#regions = new RegionIo(connection, agreement);
     const { maxDataTransfer } = agreement.limits;
-    this.features = new FeatureClient(
-      clientFeatureDoor(
-        message => this.#feature(message),
-        maxDataTransfer,
-        memory,
-        reply => this.#connection.reuse(reply),
-      ),
+    const door = clientFeatureDoor(
+      message => this.#feature(message),
+      maxDataTransfer,
+      memory,
+      reply => this.#connection.reuse(reply),
     );
+    const requestAsIs = (message: Uint8Array) => connection.request(Command.DEVICE_FEATURE, message, 'DEVICE_FEATURE');
+    this.features = new FeatureClient({ ...door, requestAsIs });
   }
 
   /**
