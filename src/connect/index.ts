@@ -1,0 +1,3 @@
+/** A device by its name, whatever wire it hangs on. @module */
+export * from './connect.js';
+export * from './target.js';
