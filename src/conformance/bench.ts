@@ -1,4 +1,5 @@
 import type { DeviceHandle } from '../device/index.js';
+import { GuestMemory } from '../memory/index.js';
 import {
   bitmapBytes,
   type ErrnoName,
@@ -51,6 +52,8 @@ export interface RawRequest {
 export interface Outcome {
   /** Missing: it succeeded. */
   errno: ErrnoName | undefined;
+  /** The whole reply of a success. */
+  reply: Uint8Array;
   /** The data of a success, behind the header. */
   data: Uint8Array;
 }
@@ -64,9 +67,10 @@ export interface StartArguments {
 /** Errors that are the way's, not the device's answer: there is no device there any more. */
 const GONE = new Set<ErrnoName>(['ECONNRESET', 'ECONNABORTED', 'EPIPE', 'ETIMEDOUT', 'ENOTCONN']);
 
+const NO_BYTES = new Uint8Array(0);
 const MIB = 1n << 20n;
-/** 16 MiB at 256 MiB, and 2 MiB that lie 64 GiB behind: one bitmap of 4 KiB pages over both is a little more than 2 MiB. */
-const WANTED_WINDOWS: readonly IovaRange[] = [
+/** 16 MiB at 256 MiB, and 2 MiB that lie 64 GiB behind: a bitmap over both has a little more than 2 MiB at 4 KiB. */
+const DEFAULT_WINDOWS: readonly IovaRange[] = [
   { iova: 256n * MIB, length: 16n * MIB },
   { iova: 256n * MIB + (1n << 36n), length: 2n * MIB },
 ];
@@ -82,24 +86,35 @@ export class Bench {
   random: Random;
   readonly #open: OpenDevice;
   readonly #options: BenchOptions;
+  readonly #memory: GuestMemory;
+  readonly #mappable: readonly IovaRange[];
   #device: DeviceHandle | undefined;
-  #windows: readonly IovaRange[] = WANTED_WINDOWS;
+  #windows: readonly IovaRange[];
   #profile: Profile | undefined;
   #hasLogging = false;
   #migrationFlags = 0;
   #expected: ExpectedLog | undefined;
+  #isUnmapped = false;
   #cleaning = false;
 
   private constructor(open: OpenDevice, options: BenchOptions) {
     this.#open = open;
     this.#options = options;
     this.random = new Random(options.seed);
+    this.#mappable = options.stimulus?.windows ?? DEFAULT_WINDOWS;
+    this.#windows = this.#mappable;
+    this.#memory = GuestMemory.create(sizeOf(this.#mappable), 'conformance');
   }
 
-  /** Opens the device. @throws VfioError when it cannot be reached */
+  /** Opens the device, and lets it reach memory in the windows. @throws VfioError when it cannot be reached */
   static async open(open: OpenDevice, options: BenchOptions): Promise<Bench> {
     const bench = new Bench(open, options);
-    await bench.#enter();
+    try {
+      await bench.#enter();
+    } catch (error) {
+      await bench.close();
+      throw error;
+    }
     return bench;
   }
 
@@ -122,6 +137,11 @@ export class Bench {
   /** The first window. At least 1 MiB, unless the user has chosen a smaller one. */
   get window(): IovaRange {
     return this.#windows[0]!;
+  }
+
+  /** The memory behind the windows, one after the other, as the host sees it. */
+  get memory(): GuestMemory {
+    return this.#memory;
   }
 
   /** Whether the device says that it has any of START, STOP and REPORT. */
@@ -176,10 +196,10 @@ export class Bench {
     const send = door.requestAsIs ?? door.request;
     try {
       const reply = await this.within('a feature request', send.call(door, message));
-      return { errno: undefined, data: reply.subarray(FEATURE_HEADER_SIZE) };
+      return { errno: undefined, reply, data: reply.subarray(FEATURE_HEADER_SIZE) };
     } catch (error) {
       if (!(error instanceof VfioError)) throw error;
-      return { errno: error.errno, data: new Uint8Array(0) };
+      return { errno: error.errno, reply: NO_BYTES, data: NO_BYTES };
     }
   }
 
@@ -334,7 +354,29 @@ export class Bench {
     ];
     this.#hasLogging = (await this.within('PROBE', Promise.all(offers))).includes(true);
     this.#migrationFlags = await this.#readMigrationFlags();
+    for (const window of this.#mappable) await this.#map(window);
+    this.#isUnmapped = false;
     await this.#prepare();
+  }
+
+  async #map(window: IovaRange): Promise<void> {
+    const index = this.#mappable.indexOf(window);
+    const offset = BigInt(sizeOf(this.#mappable.slice(0, index)));
+    const region = { ...window, readable: true, writable: true };
+    await this.within('mapping memory', this.device.mapMemory(region, this.#memory, offset));
+  }
+
+  /** Takes the first window's memory away from the device, until {@link Bench.mapWindow} or the end of the check. */
+  async unmapWindow(): Promise<void> {
+    const { iova, length } = this.#mappable[0]!;
+    await this.within('unmapping memory', this.device.unmapMemory(iova, length));
+    this.#isUnmapped = true;
+  }
+
+  /** Gives the first window's memory back. */
+  async mapWindow(): Promise<void> {
+    await this.#map(this.#mappable[0]!);
+    this.#isUnmapped = false;
   }
 
   /** A device whose answer cannot be read counts as one that cannot migrate. */
@@ -354,7 +396,7 @@ export class Bench {
       this.#windows = await withinLimit(
         'preparing DMA',
         this.timeLimitMs,
-        stimulus.prepare(this.device, WANTED_WINDOWS),
+        stimulus.prepare(this.device, this.#mappable),
       );
     } catch (error) {
       throw new StimulusError(`${stimulus.name}: ${error instanceof Error ? error.message : error}`);
@@ -383,6 +425,7 @@ export class Bench {
     // Not started, no logging: all the same here.
     await this.tryStop();
     this.#expected = undefined;
+    if (this.#isUnmapped) await this.mapWindow();
     if (this.#migrationFlags === 0) return;
     const { features } = this.device;
     if ((await this.within('GET state', features.migrationState())) === MigrationState.RUNNING) return;
@@ -400,8 +443,13 @@ export class Bench {
       await this.#options.stimulus?.close();
     } finally {
       await this.leave();
+      this.#memory.close();
     }
   }
+}
+
+function sizeOf(windows: readonly IovaRange[]): number {
+  return windows.reduce((sum, { length }) => sum + Number(length), 0);
 }
 
 /** Says where a deviation was seen. */

@@ -18,10 +18,12 @@ export interface DmaStimulus {
   /** For people: `'dma-engine'`, `'nvme'`. */
   readonly name: string;
   readonly limits: StimulusLimits;
+  /** Where DMA has to be made, if it matters; bytes, multiples of 4096. Default: wherever the suite likes. */
+  readonly windows?: readonly IovaRange[];
   /**
-   * Makes ready for DMA to the windows, whose memory is mapped for the device already where its handle can do that. Called for every handle on
-   * the device, and again after a reset.
-   * @returns the windows in which it can write: all, or fewer; or others, where the user has chosen them. Bytes, multiples of 4096.
+   * Makes ready for DMA to the windows, whose memory is mapped for the device already. Called for every handle on the device, and again after a
+   * reset.
+   * @returns the windows in which it can write: all, or the first ones
    */
   prepare(device: DeviceHandle, windows: readonly IovaRange[]): Promise<readonly IovaRange[]>;
   /** Makes the device write `length` bytes at `iova`, whatever they are; done when they are written. */

@@ -40,15 +40,22 @@ class OwnDevice extends LocalDevice {
 }
 
 /**
- * Makes a device in this process. The handle's `close` ends the device too, by its `Symbol.asyncDispose` or `Symbol.dispose`.
+ * A device in this process, with a handle whose `close` ends the device too, by its `Symbol.asyncDispose` or `Symbol.dispose`.
+ * @param profile the dialect to speak with the device
+ * @throws VfioError as {@link makeLocalDevice}
+ */
+export async function openLocal(target: LocalTarget, profile?: Profile): Promise<LocalDevice> {
+  return new OwnDevice(await makeLocalDevice(target), profile);
+}
+
+/**
+ * Makes a device in this process.
  *
  * A module's default export is a device, a class that is made without arguments, or a function that gives a device or a promise of one.
- * @param profile the dialect to speak with the device
  * @throws VfioError ENOENT for a device or a module that does not exist; EINVAL for a module that gives no device; EIO for one that fails
  */
-export async function openLocal({ from, name }: LocalTarget, profile?: Profile): Promise<LocalDevice> {
-  const device = from === 'shipped' ? await makeShipped(name) : await makeFromModule(name);
-  return new OwnDevice(device, profile);
+export function makeLocalDevice({ from, name }: LocalTarget): Promise<Device> {
+  return from === 'shipped' ? makeShipped(name) : makeFromModule(name);
 }
 
 function makeShipped(name: string): Promise<Device> {
