@@ -261,9 +261,7 @@ export class Bench {
     const size = Number(bitmapBytes(asked.length, asked.pageSize));
     if (this.profile.pointers) {
       const bitmap = into ?? new Uint8Array(size);
-      const outcome = await this.lending(bitmap, bitmapPointer =>
-        this.request({ index, flags: FEATURE_GET, data: encodeReport({ ...asked, bitmapPointer }) }),
-      );
+      const outcome = await this.lending(bitmap, address => this.reportAt(asked, address));
       return { ...outcome, bitmap };
     }
     const argsz = FEATURE_HEADER_SIZE + REPORT_INLINE_SIZE + size;
@@ -273,6 +271,15 @@ export class Bench {
       throw new Deviation(`REPORT succeeded with ${bytes} bytes of bitmap where ${size} were asked for`);
     }
     return { ...outcome, bitmap: outcome.data.slice(REPORT_INLINE_SIZE) };
+  }
+
+  /** Pointer profiles: REPORT into a bitmap at an address, lent or not. */
+  async reportAt(asked: ReportInterval, bitmapPointer: bigint): Promise<Outcome> {
+    return this.request({
+      index: this.profile.report,
+      flags: FEATURE_GET,
+      data: encodeReport({ ...asked, bitmapPointer }),
+    });
   }
 
   /** REPORT that must succeed; its bitmap is not looked at. */
