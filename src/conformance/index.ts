@@ -8,3 +8,4 @@ export { Random } from './random.js';
 export * from './runner.js';
 export * from './select.js';
 export * from './stimulus.js';
+export * from './stimuli/index.js';
