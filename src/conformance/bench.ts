@@ -345,13 +345,22 @@ export class Bench {
   async leave(): Promise<void> {
     const device = this.#device;
     this.#device = undefined;
-    await device?.close();
+    if (device !== undefined) await withinLimit('closing the device', this.timeLimitMs, device.close());
   }
 
   async #enter(): Promise<void> {
-    const device = await withinLimit('opening the device', this.timeLimitMs, this.#open());
-    this.#device = device;
-    const { features } = device;
+    const opening = this.#open();
+    try {
+      this.#device = await withinLimit('opening the device', this.timeLimitMs, opening);
+    } catch (error) {
+      // One that opens after all is nobody's by then.
+      opening.then(
+        late => late.close(),
+        () => {},
+      );
+      throw error;
+    }
+    const { features } = this.#device;
     this.#profile = features.profile;
     const { start, stop, report } = features.profile;
     const offers = [

@@ -1,6 +1,7 @@
 /** An NVMe 1.4 controller with one namespace, on a file or in memory. @module */
 export * from './disk.js';
 export * from './file-disk.js';
+export { NVME_VENDOR_ID } from './identify.js';
 export { isSerial, SERIAL_SIZE } from './identity.js';
 export * from './memory-disk.js';
 export * from './nvme-controller.js';

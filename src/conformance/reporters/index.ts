@@ -1,0 +1,3 @@
+export * from './json.js';
+export * from './junit.js';
+export * from './tap.js';
