@@ -7,6 +7,8 @@ export interface StimulusLimits {
   readonly alignment: number;
   /** Most bytes of one write. */
   readonly maxLength: number;
+  /** Whether it can make the device write no bytes at all. Default: it cannot. */
+  readonly emptyWrites?: boolean;
 }
 
 /**

@@ -110,6 +110,36 @@ const emptyInterval: Check = {
   },
 };
 
+const writtenTwice: Check = {
+  name: 'bitmap/written-twice',
+  group: 'bitmap',
+  demand: 'A page that is written twice, or more often, before a report is in it as one that is written once.',
+  source: 'contract rule 3; a log that is kept as the difference of two bitmaps (pds) must not lose it',
+  needs: ['logging', 'dma'],
+  async run(bench) {
+    await bench.start();
+    const most = Math.min(8, pagesOf(bench, 8));
+    for (let times = 1; times <= most; times++) {
+      for (let time = 0; time < times; time++) await write(bench, bench.window.iova + BigInt(times - 1) * PAGE);
+    }
+    return bench.checkReport();
+  },
+};
+
+const emptyWrite: Check = {
+  name: 'bitmap/empty-write',
+  group: 'bitmap',
+  demand: 'A DMA write of no bytes marks no page.',
+  source: 'contract rule 1',
+  needs: ['logging', 'dma'],
+  async run(bench) {
+    if (bench.stimulus!.limits.emptyWrites !== true) return 'the stimulus makes no write of no bytes: nothing to see';
+    await bench.start();
+    for (const offset of [0n, 1n, PAGE]) await bench.dmaWrite(bench.window.iova + offset, 0);
+    return bench.checkReport();
+  },
+};
+
 const ors: Check = {
   name: 'bitmap/ors-into-the-callers',
   group: 'bitmap',
@@ -266,6 +296,8 @@ export const bitmapChecks: readonly Check[] = [
   insidePages,
   everyLength,
   emptyInterval,
+  writtenTwice,
+  emptyWrite,
   ors,
   beyondUntouched,
   beyondZero,

@@ -1,4 +1,4 @@
-import { MigrationState, migrationStateName } from '../../uapi/index.js';
+import { MigrationState, migrationStateName, VfioError } from '../../uapi/index.js';
 import type { Bench } from '../bench.js';
 import type { Check } from '../check.js';
 import { Deviation } from '../deviation.js';
@@ -19,7 +19,7 @@ const comesBack: Check = {
   async run(bench) {
     for (let round = 0; round < TIMES; round++) {
       await bench.start();
-      await bench.reopen();
+      await comeBack(bench);
       await startAnew(bench);
       await bench.stop();
     }
@@ -40,7 +40,7 @@ const inTheMiddle: Check = {
       const ended = Promise.allSettled(reports);
       await bench.leave();
       await ended;
-      await bench.reopen();
+      await comeBack(bench);
       await startAnew(bench);
       await bench.stop();
     }
@@ -59,7 +59,7 @@ const keptOrRefused: Check = {
     await bench.start();
     await write(bench, bench.window.iova, 3 * Number(PAGE));
     const { expected } = bench;
-    await bench.reopen();
+    await comeBack(bench);
     const { errno, bitmap } = await bench.tryReport(bench.wholeWindow());
     if (errno !== undefined) return `the report fails with ${errno}`;
     return `the log is kept: ${expected!.report(bench.wholeWindow(), bitmap)}`;
@@ -76,7 +76,7 @@ const keepsLog: Check = {
   async run(bench) {
     await bench.start();
     await write(bench, bench.window.iova + 7n * PAGE, 2 * Number(PAGE));
-    await bench.reopen();
+    await comeBack(bench);
     await bench.checkReport();
     await write(bench, bench.window.iova + 11n * PAGE);
     const seen = await bench.checkReport();
@@ -95,7 +95,7 @@ const keepsMigrationState: Check = {
   async run(bench) {
     const { features } = bench.device;
     await bench.within('SET PRE_COPY', features.setMigrationState(MigrationState.PRE_COPY));
-    await bench.reopen();
+    await comeBack(bench);
     const state = await bench.within('GET MIG_DEVICE_STATE', bench.device.features.migrationState());
     if (state !== MigrationState.PRE_COPY) {
       throw new Deviation(`the device was left in PRE_COPY and is found in ${migrationStateName(state)}`);
@@ -103,6 +103,16 @@ const keepsMigrationState: Check = {
     return 'left and found in PRE_COPY';
   },
 };
+
+/** Leaves without a word and comes back. @throws Deviation when the device does not serve any more */
+async function comeBack(bench: Bench): Promise<void> {
+  try {
+    await bench.reopen();
+  } catch (error) {
+    if (error instanceof VfioError) throw new Deviation(`the device cannot be opened again: ${error.message}`);
+    throw error;
+  }
+}
 
 /** The log may have stayed, to be stopped, or be gone: then the way must be free. */
 async function startAnew(bench: Bench): Promise<void> {

@@ -24,8 +24,10 @@ const { ERROR, STOP, RUNNING, STOP_COPY, RESUMING, RUNNING_P2P, PRE_COPY, PRE_CO
 
 /** Bytes asked for at a time. */
 const PIECE = 1 << 20;
-/** Most bytes of migration data before it counts as endless. */
+/** Most bytes of migration data before it counts as endless, where the device does not estimate its size. */
 const MOST_DATA = 2 ** 32;
+/** How far an estimate may be off: so many times, and so many bytes. */
+const ESTIMATE = { factor: 4n, bytes: 64n * 2n ** 20n };
 
 const flags: Check = {
   name: 'migration/flags',
@@ -354,14 +356,25 @@ function read(bench: Bench): Promise<Uint8Array> {
 
 async function readAll(bench: Bench): Promise<Uint8Array[]> {
   const pieces: Uint8Array[] = [];
-  for (let bytes = 0; bytes < MOST_DATA; ) {
+  const most = await mostData(bench);
+  for (let bytes = 0; bytes < most; ) {
     const piece = await read(bench);
     if (piece.length === 0) return pieces;
     // The bytes may be the handle's own, for as long as the call.
     pieces.push(piece.slice());
     bytes += piece.length;
   }
-  throw new Deviation(`the data has no end: more than ${MOST_DATA} bytes`);
+  throw new Deviation(`the data has no end: more than ${most} bytes`);
+}
+
+async function mostData(bench: Bench): Promise<number> {
+  try {
+    const estimate = await bench.within('GET MIG_DATA_SIZE', bench.device.features.migrationDataSize());
+    return Number(estimate * ESTIMATE.factor + ESTIMATE.bytes);
+  } catch (error) {
+    if (error instanceof VfioError) return MOST_DATA;
+    throw error;
+  }
 }
 
 async function load(bench: Bench, pieces: readonly Uint8Array[]): Promise<void> {

@@ -59,10 +59,10 @@ const forgets: Check = {
   needs: ['logging', 'dma'],
   async run(bench) {
     const { iova, length } = bench.window;
-    const first = { iova, length: length / 2n };
     const second = { iova: iova + length / 2n, length: length / 2n };
-    await bench.start({ ranges: [first] });
+    await bench.start();
     await write(bench, iova, 8 * 4096);
+    await write(bench, second.iova + 16n * 4096n, 8 * 4096);
     await bench.stop();
     await bench.start({ pageSize: 65536n, ranges: [second] });
     await bench.checkReport();

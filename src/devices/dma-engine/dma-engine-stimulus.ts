@@ -10,7 +10,7 @@ import { SCATTER_ENTRY_SIZE } from './registers.js';
  */
 export class DmaEngineStimulus implements DmaStimulus {
   readonly name = 'dma-engine';
-  readonly limits = { alignment: 1, maxLength: 2 ** 24 };
+  readonly limits = { alignment: 1, maxLength: 2 ** 24, emptyWrites: true };
   #driver: DmaEngineDriver | undefined;
 
   /** @throws VfioError ENODEV for another device */
