@@ -5,6 +5,7 @@ export { NVME_VENDOR_ID } from './identify.js';
 export { isSerial, SERIAL_SIZE } from './identity.js';
 export * from './memory-disk.js';
 export * from './nvme-controller.js';
+export * from './nvme-stimulus.js';
 export * from './registers.js';
 export * from './statistics.js';
 export * from './status.js';

@@ -73,7 +73,9 @@ const ofStart: KnownDeviation[] = [
 
 const ofStop: KnownDeviation[] = [
   byLog('goes on logging after STOP', 'stop/ends-logging', clearing.IgnoresStop, { also: reporting }),
-  byLog('has the old log after STOP and START', 'stop/forgets-the-log', clearing.SurvivesStop),
+  byLog('has the old log after STOP and START', 'stop/forgets-the-log', clearing.SurvivesStop, {
+    also: ['conversion'],
+  }),
 ];
 
 const ofReport: KnownDeviation[] = [
