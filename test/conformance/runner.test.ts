@@ -58,7 +58,7 @@ function verdicts(results: readonly CheckResult[]): string[] {
 
 /** How the device is left: both must hold whatever has happened. */
 function expectClean(engine: DmaEngine): void {
-  expect({ logging: engine.dma.log.active, state: engine.migration.state }).toEqual({
+  expect({ logging: engine.dma.log.active, state: engine.migration!.state }).toEqual({
     logging: false,
     state: MigrationState.RUNNING,
   });
@@ -176,7 +176,7 @@ describe('a device', () => {
       await bench.device.features.setMigrationState(MigrationState.RESUMING);
       await bench.device.writeMigrationData(new Uint8Array(64).fill(0xff));
       await bench.device.features.setMigrationState(MigrationState.STOP).catch(() => {});
-      return `state ${engine.migration.state}`;
+      return `state ${engine.migration!.state}`;
     });
     const { leftBehind } = await runOn(engine, [errs]);
     expect(leftBehind).toBeUndefined();
@@ -271,7 +271,7 @@ describe('a device', () => {
 
 async function makeDirtyDirectly(engine: DmaEngine): Promise<void> {
   engine.dma.log.start(4096n, [{ iova: 0n, length: 4096n }]);
-  await engine.migration.setState(MigrationState.STOP);
+  await engine.migration!.setState(MigrationState.STOP);
 }
 
 describe('a device process that dies', () => {

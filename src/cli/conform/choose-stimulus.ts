@@ -1,10 +1,11 @@
-import { CommandLineStimulus, type DmaStimulus, type OpenDevice, VdlogStimulus } from '../../conformance/index.js';
+import { CommandLineStimulus, type DmaStimulus, VdlogStimulus } from '../../conformance/index.js';
 import type { DeviceHandle } from '../../device/index.js';
 import { DMA_ENGINE_DEVICE_ID, DMA_ENGINE_VENDOR_ID, DmaEngineStimulus } from '../../devices/dma-engine/index.js';
+import { NVME_DEVICE_ID, NVME_VENDOR_ID, NvmeStimulus } from '../../devices/nvme/index.js';
 import { type IovaRange, PciRegion, VfioError, viewOf } from '../../uapi/index.js';
 
 /** The ways to make a device write that have a name. */
-export const STIMULI = ['auto', 'none', 'engine', 'vdlog', 'command'] as const;
+export const STIMULI = ['auto', 'none', 'engine', 'nvme', 'vdlog', 'command'] as const;
 
 /** Name of a way to make a device write. */
 export type StimulusName = (typeof STIMULI)[number];
@@ -19,20 +20,19 @@ export interface StimulusFlags {
   alignment?: number | undefined;
 }
 
-/**
- * The stimulus that was asked for. By `auto` it is the user's command if there is one, and else that of a device of this project.
- * @throws VfioError when the device cannot be opened to be looked at
- */
+/** The stimulus that was asked for. By `auto` it is the user's command if there is one, and else that of a device of this project. */
 export async function chooseStimulus(
   target: string,
   flags: StimulusFlags,
-  open: OpenDevice,
+  device: DeviceHandle,
 ): Promise<DmaStimulus | undefined> {
   switch (flags.stimulus) {
     case 'none':
       return undefined;
     case 'engine':
       return new DmaEngineStimulus();
+    case 'nvme':
+      return new NvmeStimulus();
     case 'vdlog':
       return new VdlogStimulus();
     case 'command':
@@ -40,7 +40,7 @@ export async function chooseStimulus(
     case 'auto':
       if (flags.command !== undefined) return commandStimulus(flags);
       if (/^vfio:(.*=)?vdlog/.test(target)) return new VdlogStimulus();
-      return recognise(open);
+      return recognise(device);
   }
 }
 
@@ -50,15 +50,11 @@ function commandStimulus({ command, readCommand, window, alignment }: StimulusFl
 }
 
 /** By the PCI identity: nobody else's device is made to do DMA unasked. */
-async function recognise(open: OpenDevice): Promise<DmaStimulus | undefined> {
-  const device = await open();
-  try {
-    const identity = await pciIdentity(device);
-    if (identity === `${DMA_ENGINE_VENDOR_ID}:${DMA_ENGINE_DEVICE_ID}`) return new DmaEngineStimulus();
-    return undefined;
-  } finally {
-    await device.close();
-  }
+async function recognise(device: DeviceHandle): Promise<DmaStimulus | undefined> {
+  const identity = await pciIdentity(device);
+  if (identity === `${DMA_ENGINE_VENDOR_ID}:${DMA_ENGINE_DEVICE_ID}`) return new DmaEngineStimulus();
+  if (identity === `${NVME_VENDOR_ID}:${NVME_DEVICE_ID}`) return new NvmeStimulus();
+  return undefined;
 }
 
 async function pciIdentity(device: DeviceHandle): Promise<string | undefined> {

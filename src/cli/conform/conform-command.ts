@@ -15,7 +15,7 @@ import { ExitCode } from '../exit-code.js';
 import { checkList } from './check-list.js';
 import { chooseStimulus, STIMULI, type StimulusFlags } from './choose-stimulus.js';
 import { JsonOutput } from './json-output.js';
-import { openTarget } from './open-target.js';
+import { beginningWith, openTarget } from './open-target.js';
 import type { ConformOutput } from './output.js';
 import { PeopleOutput } from './people-output.js';
 import { TapOutput } from './tap-output.js';
@@ -108,9 +108,10 @@ async function run(target: string, flags: ConformFlags): Promise<number> {
   process.stdout.once('error', onSignal);
   try {
     const open = await openTarget(target, flags.profile, flags.timeLimit);
-    const stimulus = await chooseStimulus(target, flags, open);
+    const device = await open();
+    const stimulus = await chooseStimulus(target, flags, device);
     output.begin(target, selectChecks(checks, flags.only));
-    const report = await conform(open, {
+    const report = await conform(beginningWith(device, open), {
       stimulus,
       only: flags.only,
       seed: flags.seed,

@@ -1,6 +1,6 @@
 import type { OpenDevice } from '../../conformance/index.js';
 import { connect, makeLocalDevice, parseTarget } from '../../connect/index.js';
-import { LocalDevice } from '../../device/index.js';
+import { type DeviceHandle, LocalDevice } from '../../device/index.js';
 import { type ProfileName, profiles } from '../../uapi/index.js';
 
 /**
@@ -12,4 +12,14 @@ export async function openTarget(target: string, profile: ProfileName, timeoutMs
   if (parsed.transport !== 'local') return () => connect(target, { vfioUser: { timeoutMs } });
   const device = await makeLocalDevice(parsed);
   return async () => new LocalDevice(device, profiles[profile]);
+}
+
+/** Gives a handle that is open already the first time, and opens others after it: some devices end when their first client leaves. */
+export function beginningWith(first: DeviceHandle, open: OpenDevice): OpenDevice {
+  let next: DeviceHandle | undefined = first;
+  return async () => {
+    const device = next ?? (await open());
+    next = undefined;
+    return device;
+  };
 }

@@ -449,7 +449,6 @@ export const reportChecks: readonly Check[] = [
   notStarted,
   noPowerOfTwo,
   below4096,
-  smallPages,
   largePages,
   overflow,
   wraps,
@@ -468,4 +467,6 @@ export const reportChecks: readonly Check[] = [
   badPointerKeepsLog,
   unmapped,
   reads,
+  // Last: the C reference never answers again.
+  smallPages,
 ];
