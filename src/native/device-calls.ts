@@ -64,13 +64,7 @@ export function readStreamOffThread(fd: number, block: NativeBlock, operation: s
   return offThread(operation, answer => libc.readTo.async(fd, block.address, block.bytes.length, answer));
 }
 
-/** write(2) of a block's bytes from `start` on into a stream, on another thread. @returns how many bytes were taken */
-export function writeStreamOffThread(
-  fd: number,
-  block: NativeBlock,
-  start: number,
-  operation: string,
-): Promise<number> {
-  const count = block.bytes.length - start;
-  return offThread(operation, answer => libc.writeFrom.async(fd, block.address + start, count, answer));
+/** write(2) of a block's bytes into a stream, on another thread. @returns how many bytes were taken */
+export function writeStreamOffThread(fd: number, block: NativeBlock, operation: string): Promise<number> {
+  return offThread(operation, answer => libc.writeFrom.async(fd, block.address, block.bytes.length, answer));
 }
