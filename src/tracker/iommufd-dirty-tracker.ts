@@ -1,4 +1,4 @@
-import type { BoundDevice, IommufdSpace } from '../kernel/index.js';
+import type { IommufdDevice, IommufdSpace } from '../kernel/index.js';
 import { type IovaRange, VfioError } from '../uapi/index.js';
 import type { DirtyLog } from './dirty-log.js';
 import { DirtyLogTracker } from './dirty-log-tracker.js';
@@ -24,24 +24,24 @@ export type IommufdDirtyLog = Pick<
  * The devices are attached to page tables that can do so for as long as the tracker runs, one each.
  */
 export class IommufdDirtyTracker extends DirtyLogTracker {
-  /** @param devices those of the address space whose writes are tracked */
-  constructor(space: IommufdDirtyLog, devices: readonly BoundDevice[], options: { name?: string } = {}) {
+  /** @param devices those of the address space whose writes are tracked, each a `KernelDevice` opened with iommufd */
+  constructor(space: IommufdDirtyLog, devices: readonly IommufdDevice[], options: { name?: string } = {}) {
     super(options.name ?? 'IOMMU dirty tracking', new PageTableLog(space, devices));
   }
 }
 
 interface TrackedDevice {
-  readonly device: BoundDevice;
+  readonly device: IommufdDevice;
   readonly pageTable: number;
 }
 
 class PageTableLog implements DirtyLog {
   readonly space: IommufdDirtyLog;
-  readonly #devices: readonly BoundDevice[];
+  readonly #devices: readonly IommufdDevice[];
   #tracked: TrackedDevice[] = [];
   #pageSize = 0n;
 
-  constructor(space: IommufdDirtyLog, devices: readonly BoundDevice[]) {
+  constructor(space: IommufdDirtyLog, devices: readonly IommufdDevice[]) {
     this.space = space;
     this.#devices = devices;
   }
@@ -63,9 +63,9 @@ class PageTableLog implements DirtyLog {
     return this.#pageSize;
   }
 
-  async #track(device: BoundDevice): Promise<void> {
+  async #track(device: IommufdDevice): Promise<void> {
     if (!(await this.space.hasDirtyTracking(device))) {
-      const message = `the IOMMU behind device ${device.id} does not note what devices write`;
+      const message = `the IOMMU behind device ${device.iommufdId} does not note what devices write`;
       throw new VfioError('EOPNOTSUPP', { operation: 'GET_HW_INFO', field: 'out_capabilities', message });
     }
     const pageTable = await this.space.attachTracked(device);

@@ -37,7 +37,10 @@ class ContainerLog implements DirtyLog {
   async start(unmapped: (region: IovaRange, bitmap: Uint32Array) => void): Promise<bigint> {
     const { dirtyTracking } = await this.space.info();
     if (dirtyTracking === undefined) {
-      throw new VfioError('EOPNOTSUPP', { operation: 'IOMMU_DIRTY_PAGES', message: 'the container knows no dirty pages' });
+      throw new VfioError('EOPNOTSUPP', {
+        operation: 'IOMMU_DIRTY_PAGES',
+        message: 'the container knows no dirty pages',
+      });
     }
     // It reports in the smallest of its page sizes, and in no other.
     this.#pageSize = dirtyTracking.pageSizes & -dirtyTracking.pageSizes;

@@ -25,26 +25,21 @@ describe('a target', () => {
     expect(parseTarget(text)).toEqual(target);
   });
 
-  it.each([
-    '',
-    'dma-engine',
-    '/run/dev.sock',
-    'vfio-user:',
-    'vfio:',
-    'local:',
-    'VFIO:0000:3b:00.2',
-  ])('%j is refused in one line that lists the forms', text => {
-    let error: unknown;
-    try {
-      parseTarget(text);
-    } catch (thrown) {
-      error = thrown;
-    }
-    expect(error).toMatchObject({ errno: 'EINVAL', operation: 'connect', field: 'target' });
-    const { message } = error as VfioError;
-    expect(message).not.toContain('\n');
-    for (const form of TARGET_FORMS) expect(message).toContain(form);
-  });
+  it.each(['', 'dma-engine', '/run/dev.sock', 'vfio-user:', 'vfio:', 'local:', 'VFIO:0000:3b:00.2'])(
+    '%j is refused in one line that lists the forms',
+    text => {
+      let error: unknown;
+      try {
+        parseTarget(text);
+      } catch (thrown) {
+        error = thrown;
+      }
+      expect(error).toMatchObject({ errno: 'EINVAL', operation: 'connect', field: 'target' });
+      const { message } = error as VfioError;
+      expect(message).not.toContain('\n');
+      for (const form of TARGET_FORMS) expect(message).toContain(form);
+    },
+  );
 
   it('is read or refused, whatever is typed', () => {
     fc.assert(

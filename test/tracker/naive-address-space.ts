@@ -1,5 +1,5 @@
 import { setBit } from '../../src/bitmap/index.js';
-import type { BoundDevice, UnmapWatch } from '../../src/kernel/index.js';
+import type { IommufdDevice, UnmapWatch } from '../../src/kernel/index.js';
 import type { IommufdDirtyLog, Type1DirtyLog } from '../../src/tracker/index.js';
 import { type IovaRange, VfioError } from '../../src/uapi/index.js';
 
@@ -7,8 +7,8 @@ export const PAGE = 4096n;
 
 /** What the kernel does with an address space's log, a page at a time; both interfaces to it answer as the kernel does. */
 class NaiveAddressSpace {
-  /** The next call of this name fails. */
-  failing: string | undefined;
+  /** Calls that fail, by name, one after the other. */
+  failing: string[] = [];
   tracking = false;
   readonly #mapped = new Map<bigint, { region: IovaRange; dirty: Set<bigint> }>();
   #watch: UnmapWatch | undefined;
@@ -46,8 +46,8 @@ class NaiveAddressSpace {
 
   protected async call(name: string): Promise<void> {
     await Promise.resolve();
-    if (this.failing !== name) return;
-    this.failing = undefined;
+    if (this.failing[0] !== name) return;
+    this.failing.shift();
     throw new VfioError('EIO', { operation: name, message: 'made to fail' });
   }
 
@@ -113,13 +113,13 @@ export class NaiveIommufd extends NaiveAddressSpace implements IommufdDirtyLog {
     return this.capable;
   }
 
-  async attachTracked(device: BoundDevice): Promise<number> {
+  async attachTracked(device: IommufdDevice): Promise<number> {
     await this.call('attach');
-    this.pageTables.add(device.id + 100);
-    return device.id + 100;
+    this.pageTables.add(device.iommufdId! + 100);
+    return device.iommufdId! + 100;
   }
 
-  async detachTracked(_: BoundDevice, pageTable: number): Promise<void> {
+  async detachTracked(_: IommufdDevice, pageTable: number): Promise<void> {
     await this.call('detach');
     this.pageTables.delete(pageTable);
   }
