@@ -11,6 +11,7 @@ export type { IoEventSpec } from './io-events.js';
 export * from './local-device.js';
 export * from './migration-machine.js';
 export * from './migration-states.js';
+export { orBytes } from './or-bytes.js';
 export * from './pci-config-space.js';
 export * from './pci-device.js';
 export * from './user-memory.js';
