@@ -1,5 +1,6 @@
 import type { DeviceHandle } from '../device/index.js';
-import { type Profile, VfioError } from '../uapi/index.js';
+import { KernelDevice, type OpenOptions } from '../kernel/index.js';
+import type { Profile } from '../uapi/index.js';
 import { type ClientOptions, VfioUserClient } from '../vfio-user/index.js';
 import { openLocal } from './local.js';
 import { parseTarget } from './target.js';
@@ -8,13 +9,15 @@ import { parseTarget } from './target.js';
 export interface ConnectOptions {
   /** For `vfio-user:`: how the client connects. Whether the socket is abstract, the target says. */
   vfioUser?: Omit<ClientOptions, 'abstract'>;
+  /** For `vfio:`: by group or by character device, and the address space to share with other devices. */
+  kernel?: OpenOptions;
   /** For `local:`: the dialect to speak with the device; default `linux`. */
   profile?: Profile;
 }
 
 /**
  * A device by its name, whatever wire it hangs on: `vfio-user:/run/dev.sock` (or `vfio-user:@name`, abstract), `vfio:0000:3b:00.2`,
- * `vfio:UUID`, `vfio:/dev/vfio/devices/vfio0`, `vfio:/dev/vfio/12?device=NAME`, `local:dma-engine`, `local:nvme` (with 64 MiB of memory for a
+ * `vfio:UUID`, `vfio:/dev/vfio/devices/vfio0`, `vfio:/dev/vfio/12:NAME`, `local:dma-engine`, `local:nvme` (with 64 MiB of memory for a
  * disk), `local:./my-device.mjs` (see {@link openLocal} for what it exports).
  *
  * @example
@@ -31,6 +34,6 @@ export async function connect(target: string, options: ConnectOptions = {}): Pro
     case 'local':
       return openLocal(parsed, options.profile);
     case 'vfio':
-      throw new VfioError('EOPNOTSUPP', { operation: 'connect', field: 'target', message: 'no kernel client yet' });
+      return KernelDevice.open(parsed.name, options.kernel);
   }
 }

@@ -13,6 +13,7 @@ export * from './local-device.js';
 export { requireMappable } from './mappable.js';
 export * from './migration-machine.js';
 export * from './migration-states.js';
+export { orBytes } from './or-bytes.js';
 export * from './pci-config-space.js';
 export * from './pci-device.js';
 export * from './user-memory.js';

@@ -18,6 +18,14 @@ function declare<Call>(prototype: string): Call {
   return library.func(prototype) as unknown as Call;
 }
 
+type Answer = (error: unknown, result: number) => void;
+
+/** A call that another thread can make as well: one of libuv's pool, which hands the result to the callback. */
+interface AnyThread<Parameters extends unknown[]> {
+  (...parameters: Parameters): number;
+  async(...parametersAndAnswer: [...Parameters, Answer]): void;
+}
+
 /** The declared calls, raw: -1 means failure, and errno is then read by {@link systemError}. */
 export const libc = {
   close: declare<(fd: number) => number>('int close(int fd)'),
@@ -46,7 +54,27 @@ export const libc = {
   mmap: declare<
     (address: bigint, length: number, protection: number, flags: number, fd: number, offset: Integer) => bigint
   >('void *mmap64(void *address, size_t length, int protection, int flags, int fd, int64_t offset)'),
+  mlock: declare<(address: bigint, length: number) => number>('int mlock(void *address, size_t length)'),
+  madvise: declare<(address: bigint, length: number, advice: number) => number>(
+    'int madvise(void *address, size_t length, int advice)',
+  ),
   munmap: declare<(address: bigint, length: number) => number>('int munmap(void *address, size_t length)'),
+  // Variadic in C, as fcntl. By address: what another thread may be given has a fixed place. The same holds for the transfers below.
+  ioctl: declare<AnyThread<[fd: number, request: number, address: number]>>(
+    'int ioctl(int fd, uint64_t request, uintptr_t address)',
+  ),
+  preadAt: declare<AnyThread<[fd: number, address: number, count: number, offset: number]>>(
+    'int64_t pread64(int fd, uintptr_t address, size_t count, int64_t offset)',
+  ),
+  pwriteAt: declare<AnyThread<[fd: number, address: number, count: number, offset: number]>>(
+    'int64_t pwrite64(int fd, uintptr_t address, size_t count, int64_t offset)',
+  ),
+  readTo: declare<AnyThread<[fd: number, address: number, count: number]>>(
+    'int64_t read(int fd, uintptr_t address, size_t count)',
+  ),
+  writeFrom: declare<AnyThread<[fd: number, address: number, count: number]>>(
+    'int64_t write(int fd, uintptr_t address, size_t count)',
+  ),
   socket: declare<(domain: number, type: number, protocol: number) => number>(
     'int socket(int domain, int type, int protocol)',
   ),

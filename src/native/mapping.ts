@@ -87,6 +87,12 @@ export class Mapping {
     return new Mapping(address, length, { read: rights.read, write: rights.write });
   }
 
+  /** Where the first byte stands, for the kernel alone: no longer than the mapping is open. @throws VfioError EBADF when closed */
+  get address(): bigint {
+    this.#requireOpen('address');
+    return this.#address;
+  }
+
   /**
    * Copies from the mapping.
    * @throws VfioError EBADF when closed, EACCES without the right, EFAULT out of range. Nothing is copied then.
@@ -211,8 +217,12 @@ export class Mapping {
     return window;
   }
 
+  #requireOpen(operation: string): void {
+    if (this.#closed) throw new VfioError('EBADF', { operation, message: 'the mapping is closed' });
+  }
+
   #require(right: 'read' | 'write', offset: number, length: number): void {
-    if (this.#closed) throw new VfioError('EBADF', { operation: right, message: 'the mapping is closed' });
+    this.#requireOpen(right);
     if (!this.#rights[right]) throw new VfioError('EACCES', { operation: right, message: `no right to ${right}` });
     if (!(Number.isSafeInteger(offset) && offset >= 0 && length >= 0 && length <= this.length - offset)) {
       const message = `${length} bytes at ${offset} of ${this.length}`;

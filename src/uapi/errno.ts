@@ -29,6 +29,7 @@ export const ERRNO = {
   ERANGE: 34,
   ENAMETOOLONG: 36,
   ENOSYS: 38,
+  ENOMSG: 42,
   EPROTO: 71,
   EBADMSG: 74,
   EOVERFLOW: 75,

@@ -159,6 +159,8 @@ describe('connect', () => {
     [`local:${moduleFile('broken.mjs', 'export default {;\n')}`, 'EIO', 'broken.mjs'],
     [`local:${moduleFile('throws.mjs', 'export default () => { throw new Error("no disk"); };\n')}`, 'EIO', 'no disk'],
     ['vfio-user:/no/such.sock', 'ENOENT', '/no/such.sock'],
+    ['vfio:no-such-device', 'ENODEV', 'no-such-device'],
+    ['vfio:../../etc', 'ENODEV', '../../etc'],
     ['nonsense', 'EINVAL', 'vfio-user:/run/dev.sock'],
   ])('answers %s with %s and one line', async (target, errno, words) => {
     const before = openFdCount();

@@ -12,17 +12,11 @@ describe('a target', () => {
     ['vfio-user:/run/a:b.sock', { transport: 'vfio-user', path: '/run/a:b.sock', abstract: false }],
     ['vfio-user:./@dev', { transport: 'vfio-user', path: './@dev', abstract: false }],
     ['vfio-user:@dev', { transport: 'vfio-user', path: '@dev', abstract: true }],
-    ['vfio:0000:3b:00.2', { transport: 'vfio', by: 'pci', name: '0000:3b:00.2' }],
-    ['vfio:3b:00.2', { transport: 'vfio', by: 'pci', name: '0000:3b:00.2' }],
-    ['vfio:10000:3B:1F.7', { transport: 'vfio', by: 'pci', name: '10000:3b:1f.7' }],
-    [`vfio:${uuid.toUpperCase()}`, { transport: 'vfio', by: 'mdev', name: uuid }],
-    ['vfio:vdlog.0', { transport: 'vfio', by: 'sysfs', name: 'vdlog.0' }],
-    ['vfio:/dev/vfio/devices/vfio0', { transport: 'vfio', by: 'cdev', name: '/dev/vfio/devices/vfio0' }],
-    [
-      'vfio:/dev/vfio/12?device=0000:3b:00.2',
-      { transport: 'vfio', by: 'group', name: '/dev/vfio/12', device: '0000:3b:00.2' },
-    ],
-    ['vfio:/dev/vfio/noiommu-0?device=a', { transport: 'vfio', by: 'group', name: '/dev/vfio/noiommu-0', device: 'a' }],
+    ['vfio:0000:3b:00.2', { transport: 'vfio', name: '0000:3b:00.2' }],
+    [`vfio:${uuid}`, { transport: 'vfio', name: uuid }],
+    ['vfio:vdlog.0', { transport: 'vfio', name: 'vdlog.0' }],
+    ['vfio:/dev/vfio/devices/vfio0', { transport: 'vfio', name: '/dev/vfio/devices/vfio0' }],
+    ['vfio:/dev/vfio/12:0000:3b:00.2', { transport: 'vfio', name: '/dev/vfio/12:0000:3b:00.2' }],
     ['local:dma-engine', { transport: 'local', from: 'shipped', name: 'dma-engine' }],
     ['local:./my-device.mjs', { transport: 'local', from: 'module', name: './my-device.mjs' }],
     ['local:my-device.js', { transport: 'local', from: 'module', name: 'my-device.js' }],
@@ -31,33 +25,21 @@ describe('a target', () => {
     expect(parseTarget(text)).toEqual(target);
   });
 
-  it.each([
-    '',
-    'dma-engine',
-    '/run/dev.sock',
-    'vfio-user:',
-    'vfio:',
-    'local:',
-    'VFIO:0000:3b:00.2',
-    'vfio:/dev/vfio/12',
-    'vfio:/dev/vfio/12?device=',
-    'vfio:/dev/vfio/12?device=../../x',
-    'vfio:/dev/vfio/devices/',
-    'vfio:/dev/null',
-    'vfio:../../etc',
-    'vfio:a b',
-  ])('%j is refused in one line that lists the forms', text => {
-    let error: unknown;
-    try {
-      parseTarget(text);
-    } catch (thrown) {
-      error = thrown;
-    }
-    expect(error).toMatchObject({ errno: 'EINVAL', operation: 'connect', field: 'target' });
-    const { message } = error as VfioError;
-    expect(message).not.toContain('\n');
-    for (const form of TARGET_FORMS) expect(message).toContain(form);
-  });
+  it.each(['', 'dma-engine', '/run/dev.sock', 'vfio-user:', 'vfio:', 'local:', 'VFIO:0000:3b:00.2'])(
+    '%j is refused in one line that lists the forms',
+    text => {
+      let error: unknown;
+      try {
+        parseTarget(text);
+      } catch (thrown) {
+        error = thrown;
+      }
+      expect(error).toMatchObject({ errno: 'EINVAL', operation: 'connect', field: 'target' });
+      const { message } = error as VfioError;
+      expect(message).not.toContain('\n');
+      for (const form of TARGET_FORMS) expect(message).toContain(form);
+    },
+  );
 
   it('is read or refused, whatever is typed', () => {
     fc.assert(

@@ -1,0 +1,234 @@
+import { type FeatureDoor, LentMemory } from '../device/index.js';
+import { ioctl, ioctlOffThread, NativeBlock } from '../native/index.js';
+import {
+  bitmapBytes,
+  decodeReportPointer,
+  decodeStartPointer,
+  FEATURE_GET,
+  FEATURE_HEADER_SIZE,
+  FEATURE_MASK,
+  FEATURE_PROBE,
+  FEATURE_SET,
+  Feature,
+  featureName,
+  isPowerOfTwo,
+  type LoggingReport,
+  linux,
+  RANGE_SIZE,
+  REPORT_INLINE_SIZE,
+  REPORT_POINTER_SIZE,
+  START_POINTER_SIZE,
+  VfioError,
+  viewOf,
+} from '../uapi/index.js';
+import type { GuardedFd } from './guarded-fd.js';
+import type { MigrationFile } from './migration-file.js';
+import { ReportMemory } from './report-memory.js';
+import { Turns } from './turns.js';
+import { VfioRequest } from './vfio-abi.js';
+
+/*
+ * Feature requests by ioctl. The kernel reads and writes a block of this door's own, never the caller's memory: a request is copied into it, its
+ * pointer exchanged for one that the door answers for, and the reply copied out.
+ *   START   the ranges are copied behind the structure
+ *   REPORT  the bits come through ReportMemory, whose header says why
+ *   SET of MIG_DEVICE_STATE   the descriptor in the reply is taken over, and the caller reads -1, as over every other wire
+ * Addresses that callers see are names of lent buffers, and mean nothing to the kernel.
+ *
+ * What answers at once (probes, questions, small reports) is asked on this thread; what may take a driver long (START, STOP, a new migration
+ * state, large reports) on another one. One request at a time, in the order in which they were made.
+ */
+
+/** Largest message that is taken, bytes: no structure of linux/vfio.h is as large, and the kernel reads and writes no more than a structure. */
+const MOST_MESSAGE = 4096;
+
+/** Reports of a bitmap up to here, bytes (2 GiB at 4 KiB pages), do not leave the thread: handing them over costs more than they take. */
+const SMALL_REPORT = 2 ** 16;
+
+const BITMAP_POINTER_AT = FEATURE_HEADER_SIZE + 24;
+const RANGES_POINTER_AT = FEATURE_HEADER_SIZE + 16;
+
+/** The door to a device behind the kernel. */
+export class KernelFeatureDoor implements FeatureDoor {
+  readonly profile = linux;
+  readonly maxRequest = MOST_MESSAGE;
+  readonly #device: GuardedFd;
+  readonly #migration: MigrationFile;
+  readonly #lent = new LentMemory();
+  readonly #reports = new ReportMemory();
+  readonly #turns = new Turns();
+  readonly #block = new NativeBlock(MOST_MESSAGE);
+  readonly #ranges = new NativeBlock(linux.maxRanges * RANGE_SIZE);
+
+  constructor(device: GuardedFd, migration: MigrationFile) {
+    this.#device = device;
+    this.#migration = migration;
+  }
+
+  /** @throws VfioError ENOMEM, EPERM when the process may not lock a page of memory for reports */
+  get maxReply(): number {
+    return FEATURE_HEADER_SIZE + REPORT_INLINE_SIZE + this.#reports.size;
+  }
+
+  lend(bytes: Uint8Array): bigint {
+    return this.#lent.lend(bytes);
+  }
+
+  take(address: bigint): void {
+    this.#lent.take(address);
+  }
+
+  /** @throws VfioError as the kernel answers; EFAULT for a report into memory that is not lent; E2BIG for a message of more than 4096 bytes */
+  async request(message: Uint8Array): Promise<Uint8Array> {
+    if (message.length < FEATURE_HEADER_SIZE) throw invalid('EINVAL', 'argsz', `${message.length} bytes are no header`);
+    if (message.length > MOST_MESSAGE) throw invalid('E2BIG', 'argsz', `${message.length} bytes`);
+    if (!this.#turns.busy && isQuick(message)) return this.#exchange(message);
+    const copy = message.slice();
+    return this.#turns.run(() => this.#device.use('DEVICE_FEATURE', fd => this.#inTurn(fd, copy)));
+  }
+
+  /** Gives the memory for reports back when no request is under way any more. */
+  async close(): Promise<void> {
+    await this.#turns.run(async () => this.#reports.close());
+  }
+
+  async #inTurn(fd: number, message: Uint8Array): Promise<Uint8Array> {
+    switch (requested(message)) {
+      case FEATURE_SET | linux.start:
+        return this.#start(fd, message);
+      case FEATURE_GET | linux.report:
+        return this.#report(fd, message);
+      case FEATURE_SET | Feature.MIG_DEVICE_STATE:
+        return this.#setState(fd, message);
+    }
+    if (isQuick(message)) return this.#exchange(message);
+    return this.#exchangeOffThread(fd, message);
+  }
+
+  #exchange(message: Uint8Array): Uint8Array {
+    const operation = operationOf(message);
+    this.#load(message);
+    ioctl(this.#device.now(operation), VfioRequest.DEVICE_FEATURE, this.#block, operation);
+    return this.#block.bytes.slice(0, message.length);
+  }
+
+  async #exchangeOffThread(fd: number, message: Uint8Array): Promise<Uint8Array> {
+    this.#load(message);
+    await this.#callOffThread(fd, message);
+    return this.#block.bytes.slice(0, message.length);
+  }
+
+  async #callOffThread(fd: number, message: Uint8Array): Promise<void> {
+    await ioctlOffThread(fd, VfioRequest.DEVICE_FEATURE, this.#block, operationOf(message));
+  }
+
+  /** A message shorter than its argsz says is zeros behind, as far as any structure reaches. */
+  #load(message: Uint8Array): void {
+    const { bytes } = this.#block;
+    bytes.set(message);
+    bytes.fill(0, message.length, message.length + REPORT_POINTER_SIZE);
+  }
+
+  #structure(size: number): Uint8Array {
+    return this.#block.bytes.subarray(FEATURE_HEADER_SIZE, FEATURE_HEADER_SIZE + size);
+  }
+
+  async #start(fd: number, message: Uint8Array): Promise<Uint8Array> {
+    this.#load(message);
+    const { numRanges, rangesPointer } = decodeStartPointer(this.#structure(START_POINTER_SIZE));
+    this.#block.view.setBigUint64(RANGES_POINTER_AT, this.#loadRanges(rangesPointer, numRanges), true);
+    await this.#callOffThread(fd, message);
+    this.#block.view.setBigUint64(RANGES_POINTER_AT, rangesPointer, true);
+    return this.#block.bytes.slice(0, message.length);
+  }
+
+  /** @returns where the ranges are for the kernel; 0, which it answers with EFAULT in its order of checks, when nobody lent them */
+  #loadRanges(pointer: bigint, count: number): bigint {
+    if (count === 0 || count > linux.maxRanges) return 0n;
+    try {
+      this.#ranges.bytes.set(this.#lent.at(pointer, count * RANGE_SIZE));
+      return BigInt(this.#ranges.address);
+    } catch {
+      return 0n;
+    }
+  }
+
+  async #report(fd: number, message: Uint8Array): Promise<Uint8Array> {
+    this.#load(message);
+    const asked = decodeReportPointer(this.#structure(REPORT_POINTER_SIZE));
+    const bitmap = isAnswerable(asked) ? this.#bitmapOf(asked) : NO_BITMAP;
+    const point = (address: number) => this.#block.view.setBigUint64(BITMAP_POINTER_AT, BigInt(address), true);
+    if (bitmap.length <= SMALL_REPORT) {
+      this.#reports.report(bitmap, address => {
+        point(address);
+        ioctl(fd, VfioRequest.DEVICE_FEATURE, this.#block, operationOf(message));
+      });
+    } else {
+      await this.#reports.reportOffThread(bitmap, address => {
+        point(address);
+        return this.#callOffThread(fd, message);
+      });
+    }
+    return message;
+  }
+
+  #bitmapOf({ length, pageSize, bitmapPointer }: Required<LoggingReport>): Uint8Array {
+    const needed = bitmapBytes(length, pageSize);
+    if (needed > BigInt(Number.MAX_SAFE_INTEGER)) throw invalid('E2BIG', 'length', `${needed} bytes of bitmap`);
+    return this.#lent.at(bitmapPointer, Number(needed));
+  }
+
+  async #setState(fd: number, message: Uint8Array): Promise<Uint8Array> {
+    this.#load(message);
+    const wanted = this.#block.view.getUint32(FEATURE_HEADER_SIZE, true);
+    try {
+      await this.#callOffThread(fd, message);
+    } catch (error) {
+      // It may have gone a part of the way, or into ERROR.
+      this.#migration.entered(this.#stateNow(fd) ?? wanted, -1);
+      throw error;
+    }
+    this.#migration.entered(wanted, this.#block.view.getInt32(FEATURE_HEADER_SIZE + 4, true));
+    this.#block.view.setInt32(FEATURE_HEADER_SIZE + 4, -1, true);
+    return this.#block.bytes.slice(0, message.length);
+  }
+
+  #stateNow(fd: number): number | undefined {
+    const block = new NativeBlock(16);
+    block.view.setUint32(0, 16, true);
+    block.view.setUint32(4, FEATURE_GET | Feature.MIG_DEVICE_STATE, true);
+    try {
+      ioctl(fd, VfioRequest.DEVICE_FEATURE, block, 'MIG_DEVICE_STATE');
+      return block.view.getUint32(FEATURE_HEADER_SIZE, true);
+    } catch {
+      return undefined;
+    }
+  }
+}
+
+const NO_BITMAP = new Uint8Array(0);
+const DIRECTIONS = FEATURE_GET | FEATURE_SET | FEATURE_PROBE;
+
+/** Index and directions, in one number. */
+function requested(message: Uint8Array): number {
+  return viewOf(message).getUint32(4, true) & (FEATURE_MASK | DIRECTIONS);
+}
+
+/** Whether a request has no pointer, and no driver has work with it: a probe, or a question. */
+function isQuick(message: Uint8Array): boolean {
+  const flags = requested(message);
+  return (flags & FEATURE_PROBE) !== 0 || ((flags & FEATURE_SET) === 0 && (flags & FEATURE_MASK) !== linux.report);
+}
+
+/** Whether the kernel would come to the bitmap; what it refuses before, it may be asked. */
+function isAnswerable({ length, pageSize, iova }: LoggingReport): boolean {
+  return isPowerOfTwo(pageSize) && pageSize >= linux.minReportPageSize && iova + length < 1n << 64n;
+}
+
+function operationOf(message: Uint8Array): string {
+  return featureName(linux, requested(message) & FEATURE_MASK);
+}
+
+function invalid(errno: 'EINVAL' | 'E2BIG', field: string, message: string): VfioError {
+  return new VfioError(errno, { operation: 'DEVICE_FEATURE', field, message });
+}
