@@ -13,6 +13,7 @@ const rooms = [
   'trace',
   'conformance',
   'devices',
+  'connect',
   'cli',
   'dashboard',
 ];

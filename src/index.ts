@@ -1,10 +1,11 @@
 /**
  * dmalog: VFIO device DMA logging in TypeScript.
  *
- * Device authors begin at `PciDevice` and `VfioUserServer`; hosts at `VfioUserClient`, `LoggingSession` and `migrate`.
+ * Device authors begin at `PciDevice` and `VfioUserServer`; hosts at `connect`, `LoggingSession` and `migrate`.
  * @module
  */
 export * as bitmap from './bitmap/index.js';
+export * from './connect/index.js';
 export * from './device/index.js';
 export * from './log/index.js';
 export * from './memory/index.js';

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { asVfioError } from '../uapi/index.js';
 import { colorsFor } from './colors.js';
+import { conformCommand } from './conform/conform-command.js';
 import { demoCommand } from './demo/demo-command.js';
 import { deviceCommand } from './device/device-command.js';
 import { ExitCode } from './exit-code.js';
@@ -23,13 +24,15 @@ Examples:
   $ dmalog demo --no-log                                 the same without DMA logging: what gets lost
   $ dmalog device dma-engine --socket /run/engine.sock   a device for a VMM or a test
   $ dmalog device nvme --file disk.img --socket /run/disk.sock
+  $ dmalog conform vfio-user:/run/disk.sock              does a device keep the contract?
 
 Exit codes: 0 done, 1 failure, 2 usage, 3 did not converge, 4 a check failed,
 5 migration failed and the source runs on, 130 interrupted.`,
   )
   .exitOverride()
   .addCommand(demoCommand())
-  .addCommand(deviceCommand());
+  .addCommand(deviceCommand())
+  .addCommand(conformCommand());
 for (const command of program.commands) {
   command.exitOverride();
   for (const sub of command.commands) sub.exitOverride();

@@ -43,6 +43,11 @@ export interface FeatureDoor {
    * @throws VfioError with the device's errno
    */
   request(message: Uint8Array): Promise<Uint8Array>;
+  /**
+   * Sends these bytes as they are, and gives back what comes: nothing is looked at, added or put right on this side. For those who ask how a
+   * device answers what no client should send. Missing: {@link FeatureDoor.request} is that already.
+   */
+  requestAsIs?(message: Uint8Array): Promise<Uint8Array>;
   /** Takes the memory of a reply, or of a part of it, for a next one; nobody holds it any more. */
   reuse?(reply: Uint8Array): void;
   /** Pointer profiles: makes a buffer reachable for the device until {@link FeatureDoor.take}; returns its address. */
@@ -65,6 +70,11 @@ export class FeatureClient {
 
   constructor(door: FeatureDoor) {
     this.#door = door;
+  }
+
+  /** The door itself, for requests that the calls here do not make. */
+  get door(): FeatureDoor {
+    return this.#door;
   }
 
   /** The dialect spoken. */

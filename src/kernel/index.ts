@@ -7,4 +7,5 @@ export type { MappedRegionArea } from './kernel-regions.js';
 export type { OpenOptions } from './open-device.js';
 export type { Roots } from './roots.js';
 export * from './type1-container.js';
+export type { UnmapWatch } from './unmap-watch.js';
 export type { IommuInfo, KernelRegionInfo, RegionType } from './vfio-abi.js';

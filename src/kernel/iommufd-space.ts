@@ -1,6 +1,7 @@
 import { ioctl, ioctlOffThread, NativeBlock, type OwnedFd } from '../native/index.js';
-import { bitmapBytes, bitOf, type IovaRange } from '../uapi/index.js';
+import { type IovaRange, VfioError } from '../uapi/index.js';
 import { type AddressSpace, type DmaRegion, type DmaRegionFile, mapMemory, RegionTable } from './address-space.js';
+import { attachPageTable } from './attach-page-table.js';
 import { openDeviceFile } from './device-file.js';
 import type { DeviceSite } from './device-site.js';
 import { explainBind, explainMap } from './diagnosis.js';
@@ -29,7 +30,8 @@ import { ReportMemory } from './report-memory.js';
 import { requireBitmap } from './require-bitmap.js';
 import { type Roots, SYSTEM_ROOTS } from './roots.js';
 import { Turns } from './turns.js';
-import { decodeBind, encodeAttach, encodeBind, VfioRequest } from './vfio-abi.js';
+import { type UnmapWatch, unmapWatched } from './unmap-watch.js';
+import { decodeBind, encodeBind, VfioRequest } from './vfio-abi.js';
 
 /** A device that is bound to an iommufd. */
 export interface BoundDevice {
@@ -37,6 +39,25 @@ export interface BoundDevice {
   readonly file: OwnedFd;
   /** The device's number in the iommufd. */
   readonly id: number;
+}
+
+/** A device of an address space, as its page tables see it: a `KernelDevice` is one. */
+export interface IommufdDevice {
+  /** The device's number in the iommufd; `undefined` when it was opened by group. */
+  readonly iommufdId: number | undefined;
+  /** Attaches the device to a page table or address space of its iommufd, in place of the one before. */
+  attachPageTable(pageTable: number): Promise<void>;
+}
+
+/** An {@link UnmapWatch} of page tables that note writes. */
+export interface PageTableWatch extends UnmapWatch {
+  readonly pageTables: readonly number[];
+}
+
+interface PageTableReport extends IovaRange {
+  readonly pageSize: bigint;
+  /** HWPT_GET_DIRTY_BITMAP bits. */
+  readonly flags: number;
 }
 
 /** The address space of devices that are opened by their character devices: an IOAS of an iommufd (linux/iommufd.h). */
@@ -48,6 +69,7 @@ export class IommufdSpace implements AddressSpace {
   readonly #table = new RegionTable();
   readonly #turns = new Turns();
   readonly #reports = new ReportMemory();
+  #watch: PageTableWatch | undefined;
   #closing: Promise<void> | undefined;
 
   private constructor(file: OwnedFd, ioas: number, roots: Roots) {
@@ -88,7 +110,7 @@ export class IommufdSpace implements AddressSpace {
       try {
         const bind = NativeBlock.from(encodeBind(iommufd));
         await ioctlOffThread(file.fd, VfioRequest.DEVICE_BIND_IOMMUFD, bind, 'BIND_IOMMUFD');
-        await attach(file.fd, this.#ioas);
+        await attachPageTable(file.fd, this.#ioas);
         return { file, id: decodeBind(bind.bytes) };
       } catch (error) {
         // Before the reason is looked for: this descriptor is none.
@@ -136,10 +158,35 @@ export class IommufdSpace implements AddressSpace {
   /** Region by region: what the kernel then answers is for whole regions, or not at all. */
   async #unmap(iommufd: number, range: IovaRange): Promise<void> {
     for (const region of this.#table.within(range)) {
-      const unmap = NativeBlock.from(encodeIoasUnmap(this.#ioas, region));
-      await ioctlOffThread(iommufd, IommufdRequest.IOAS_UNMAP, unmap, 'DMA_UNMAP');
-      this.#table.remove(region);
+      if (this.#watch === undefined) await this.#unmapPlainly(iommufd, region);
+      else await this.#unmapTold(iommufd, region, this.#watch);
     }
+  }
+
+  async #unmapPlainly(iommufd: number, region: IovaRange): Promise<void> {
+    const unmap = NativeBlock.from(encodeIoasUnmap(this.#ioas, region));
+    await ioctlOffThread(iommufd, IommufdRequest.IOAS_UNMAP, unmap, 'DMA_UNMAP');
+    this.#table.remove(region);
+  }
+
+  /** The kernel unmaps without a word of what was written: it is read before, and left as it is, which spares the IOMMU a flush. */
+  #unmapTold(iommufd: number, region: IovaRange, watch: PageTableWatch): Promise<void> {
+    const { pageSize, pageTables } = watch;
+    return unmapWatched(
+      region,
+      watch,
+      async bitmap => {
+        const asked = { ...region, pageSize, flags: HWPT_GET_DIRTY_BITMAP_NO_CLEAR };
+        for (const pageTable of pageTables) await this.#reportTo(iommufd, pageTable, asked, bitmap);
+        await this.#unmapPlainly(iommufd, region);
+      },
+      () => this.#unmapPlainly(iommufd, region),
+    );
+  }
+
+  /** Has what was written to a region told when it is unmapped, while dirty pages are tracked; `undefined`: no more. */
+  watchUnmaps(watch: PageTableWatch | undefined): void {
+    this.#watch = watch;
   }
 
   /** Where memory may be mapped, and to what it must be aligned, bytes. */
@@ -155,9 +202,9 @@ export class IommufdSpace implements AddressSpace {
   }
 
   /** Whether the IOMMU behind a device notes writes. @throws VfioError ENOENT, EOPNOTSUPP for a device with no IOMMU of its own */
-  hasDirtyTracking(device: BoundDevice): Promise<boolean> {
+  hasDirtyTracking(device: IommufdDevice): Promise<boolean> {
     return this.#exclusively('GET_HW_INFO', async iommufd => {
-      const info = NativeBlock.from(encodeHwInfo(device.id));
+      const info = NativeBlock.from(encodeHwInfo(requireId(device)));
       ioctl(iommufd, IommufdRequest.GET_HW_INFO, info, 'GET_HW_INFO');
       return (decodeHwInfo(info.bytes) & HW_CAP_DIRTY_TRACKING) !== 0n;
     });
@@ -168,13 +215,13 @@ export class IommufdSpace implements AddressSpace {
    * @returns its number
    * @throws VfioError EOPNOTSUPP where the IOMMU cannot; ENOENT, EINVAL for a device with no IOMMU of its own
    */
-  attachTracked(device: BoundDevice): Promise<number> {
+  attachTracked(device: IommufdDevice): Promise<number> {
     return this.#exclusively('HWPT_ALLOC', async iommufd => {
-      const alloc = NativeBlock.from(encodeHwptAlloc(HWPT_ALLOC_DIRTY_TRACKING, device.id, this.#ioas));
+      const alloc = NativeBlock.from(encodeHwptAlloc(HWPT_ALLOC_DIRTY_TRACKING, requireId(device), this.#ioas));
       await ioctlOffThread(iommufd, IommufdRequest.HWPT_ALLOC, alloc, 'HWPT_ALLOC');
       const hwpt = decodeHwptAlloc(alloc.bytes);
       try {
-        await attach(device.file.fd, hwpt);
+        await device.attachPageTable(hwpt);
         return hwpt;
       } catch (error) {
         destroy(iommufd, hwpt);
@@ -184,9 +231,9 @@ export class IommufdSpace implements AddressSpace {
   }
 
   /** Attaches the device to the address space itself again, and gives the page table of {@link IommufdSpace.attachTracked} back. */
-  detachTracked(device: BoundDevice, hwpt: number): Promise<void> {
+  detachTracked(device: IommufdDevice, hwpt: number): Promise<void> {
     return this.#exclusively('ATTACH_IOMMUFD_PT', async iommufd => {
-      await attach(device.file.fd, this.#ioas);
+      await device.attachPageTable(this.#ioas);
       destroy(iommufd, hwpt);
     });
   }
@@ -222,27 +269,19 @@ export class IommufdSpace implements AddressSpace {
     return this.#report(hwpt, { ...range, pageSize, flags: HWPT_GET_DIRTY_BITMAP_NO_CLEAR }, bitmap);
   }
 
-  async #report(
-    hwpt: number,
-    asked: IovaRange & { pageSize: bigint; flags: number },
-    bitmap: Uint32Array,
-  ): Promise<void> {
-    const { iova, length, pageSize } = asked;
-    requireBitmap(length, pageSize, bitmap);
-    const operation = 'HWPT_GET_DIRTY_BITMAP';
-    await this.#exclusively(operation, async iommufd => {
-      const most = BigInt(this.#reports.size) * 8n * pageSize;
-      for (let start = iova; start < iova + length; start += most) {
-        const rest = iova + length - start;
-        const piece = { ...asked, iova: start, length: rest < most ? rest : most };
-        const at = Number(bitOf(start, iova, pageSize)) / 8;
-        const bytes = Number(bitmapBytes(piece.length, pageSize));
-        const part = new Uint8Array(bitmap.buffer, bitmap.byteOffset + at, bytes);
-        await this.#reports.reportOffThread(part, address => {
-          const request = NativeBlock.from(encodeGetDirtyBitmap(hwpt, { ...piece, address }));
-          return ioctlOffThread(iommufd, IommufdRequest.HWPT_GET_DIRTY_BITMAP, request, operation);
-        });
-      }
+  #report(hwpt: number, asked: PageTableReport, bitmap: Uint32Array): Promise<void> {
+    return this.#exclusively('HWPT_GET_DIRTY_BITMAP', iommufd => this.#reportTo(iommufd, hwpt, asked, bitmap));
+  }
+
+  /**
+   * In one piece: the IOMMU notes a write once for each of its own pages, up to 1 GiB, and a question that ends in the middle of one clears it
+   * for the rest of it, too.
+   */
+  async #reportTo(iommufd: number, hwpt: number, asked: PageTableReport, bitmap: Uint32Array): Promise<void> {
+    const bytes = requireBitmap(asked.length, asked.pageSize, bitmap);
+    await this.#reports.reportOffThread(bytes, address => {
+      const request = NativeBlock.from(encodeGetDirtyBitmap(hwpt, { ...asked, address }));
+      return ioctlOffThread(iommufd, IommufdRequest.HWPT_GET_DIRTY_BITMAP, request, 'HWPT_GET_DIRTY_BITMAP');
     });
   }
 
@@ -266,9 +305,10 @@ export class IommufdSpace implements AddressSpace {
   }
 }
 
-async function attach(device: number, pageTable: number): Promise<void> {
-  const block = NativeBlock.from(encodeAttach(pageTable));
-  await ioctlOffThread(device, VfioRequest.DEVICE_ATTACH_IOMMUFD_PT, block, 'ATTACH_IOMMUFD_PT');
+function requireId({ iommufdId }: IommufdDevice): number {
+  if (iommufdId !== undefined) return iommufdId;
+  const message = 'the device was opened by its group, and is in no iommufd';
+  throw new VfioError('EINVAL', { operation: 'iommufd', field: 'device', message });
 }
 
 function destroy(iommufd: number, id: number): void {

@@ -4,10 +4,13 @@ import {
   FeatureClient,
   type FeatureDoor,
   type IrqInfo,
+  requireMappable,
 } from '../device/index.js';
+import type { DmaRegionSpec, GuestMemory } from '../memory/index.js';
 import { ioctl, ioctlOffThread, NativeBlock, type OwnedFd } from '../native/index.js';
 import { IrqSet, MigrationState, type PrecopyInfo } from '../uapi/index.js';
 import type { AddressSpace, DmaRegion, DmaRegionFile } from './address-space.js';
+import { attachPageTable } from './attach-page-table.js';
 import type { DeviceSite } from './device-site.js';
 import { KernelFeatureDoor } from './feature-door.js';
 import { GuardedFd } from './guarded-fd.js';
@@ -67,6 +70,14 @@ export class KernelDevice implements DeviceHandle {
     return new KernelDevice(target, opened.file, opened);
   }
 
+  /**
+   * Attaches the device to a page table of the iommufd of its address space, in place of the one before.
+   * @throws VfioError EINVAL for a page table that does not fit the device, ENOENT for one that is not there; ENOTTY when opened by group
+   */
+  attachPageTable(pageTable: number): Promise<void> {
+    return this.#file.use('ATTACH_IOMMUFD_PT', fd => attachPageTable(fd, pageTable));
+  }
+
   async info(): Promise<DeviceDescription> {
     const block = NativeBlock.from(encodeDeviceInfo());
     ioctl(this.#file.now('GET_INFO'), VfioRequest.DEVICE_GET_INFO, block, 'GET_INFO');
@@ -97,6 +108,15 @@ export class KernelDevice implements DeviceHandle {
    */
   async mapRegion(region: number): Promise<MappedRegionArea[]> {
     return this.#regions.map(region);
+  }
+
+  async mapMemory(region: DmaRegionSpec, memory: GuestMemory, offset = 0n): Promise<void> {
+    requireMappable(region, memory, offset);
+    await this.dmaMap(region, { fd: memory.fd, offset });
+  }
+
+  unmapMemory(iova: bigint, length: bigint): Promise<void> {
+    return this.dmaUnmap(iova, length);
   }
 
   /** Maps memory for the device, and for all that share its {@link KernelDevice.space}. @throws VfioError as {@link AddressSpace.dmaMap} */

@@ -10,6 +10,7 @@ import { ReportMemory } from './report-memory.js';
 import { requireBitmap } from './require-bitmap.js';
 import { type Roots, SYSTEM_ROOTS } from './roots.js';
 import { Turns } from './turns.js';
+import { type UnmapWatch, unmapWatched } from './unmap-watch.js';
 import {
   DIRTY_PAGES_START,
   DIRTY_PAGES_STOP,
@@ -41,6 +42,7 @@ export class Type1Container implements AddressSpace {
   readonly #table = new RegionTable();
   readonly #turns = new Turns();
   readonly #reports = new ReportMemory();
+  #watch: UnmapWatch | undefined;
   #closing: Promise<void> | undefined;
 
   private constructor(file: OwnedFd, roots: Roots) {
@@ -144,10 +146,29 @@ export class Type1Container implements AddressSpace {
   /** Region by region: what the kernel then answers is for whole regions, or not at all. */
   async #unmap(container: number, range: IovaRange): Promise<void> {
     for (const region of this.#table.within(range)) {
-      const unmap = NativeBlock.from(encodeUnmapDma(region));
-      await ioctlOffThread(container, VfioRequest.IOMMU_UNMAP_DMA, unmap, 'DMA_UNMAP');
-      this.#table.remove(region);
+      if (this.#watch === undefined) await this.#unmapPlainly(container, region);
+      else await this.#unmapTold(container, region, this.#watch);
     }
+  }
+
+  async #unmapPlainly(container: number, region: IovaRange): Promise<void> {
+    const unmap = NativeBlock.from(encodeUnmapDma(region));
+    await ioctlOffThread(container, VfioRequest.IOMMU_UNMAP_DMA, unmap, 'DMA_UNMAP');
+    this.#table.remove(region);
+  }
+
+  #unmapTold(container: number, region: IovaRange, watch: UnmapWatch): Promise<void> {
+    return unmapWatched(
+      region,
+      watch,
+      async bitmap => bitmap.set(await this.#unmapDirty(container, region, watch.pageSize)),
+      () => this.#unmapPlainly(container, region),
+    );
+  }
+
+  /** Has what was written to a region told when it is unmapped, while dirty pages are tracked; `undefined`: no more. */
+  watchUnmaps(watch: UnmapWatch | undefined): void {
+    this.#watch = watch;
   }
 
   /** What the IOMMU of the container can map and track. @throws VfioError EINVAL while no device is open in it */

@@ -19,6 +19,14 @@ export class OwnedFd {
     this.#fd = fd;
   }
 
+  /**
+   * A second descriptor for the open file behind `fd`, which stays its owner's.
+   * @throws VfioError EBADF when it is not open, EMFILE when the process may open no more.
+   */
+  static duplicateOf(fd: number): OwnedFd {
+    return new OwnedFd(checked('dup', () => libc.fcntl(fd, F_DUPFD_CLOEXEC, 0)));
+  }
+
   /** The descriptor's number; -1 once it is closed, which every call answers with EBADF. */
   get fd(): number {
     return this.#fd;
@@ -34,7 +42,7 @@ export class OwnedFd {
    * @throws VfioError EBADF when closed, EMFILE when the process may open no more.
    */
   duplicate(): OwnedFd {
-    return new OwnedFd(checked('dup', () => libc.fcntl(this.#fd, F_DUPFD_CLOEXEC, 0)));
+    return OwnedFd.duplicateOf(this.#fd);
   }
 
   /** Gives the ownership away without closing: returns the number, and this object is as closed. */

@@ -1,7 +1,9 @@
 # fetch-qemu.sh FOLDER: QEMU 11 (with vfio-user-pci) and every library it needs. About 15 s, 37 MB down, 149 MB unpacked.
 # FOLDER/qemu runs it through its own loader, whatever C library this machine has.
+# Made of: debian.sh
 set -euo pipefail
-. "$(dirname "$0")/debian.sh"
+here=$(dirname "$(realpath "$0")")
+. "$here/debian.sh"
 debian_open "$1" trixie trixie-backports
 debian_unpack "$1/root" qemu-system-x86
 debian_close

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { temporaryFolder } from '../native/helpers.js';
 
 const path = temporaryFolder();
@@ -14,7 +14,6 @@ function kitchen(name: string, recipe: string): { fetch: string; cache: string; 
   mkdirSync(folder);
   const fetch = join(folder, 'fetch');
   copyFileSync(fileURLToPath(new URL('fetch', import.meta.url)), fetch);
-  writeFileSync(join(folder, 'guest-init'), '');
   writeFileSync(join(folder, 'fetch-thing.sh'), recipe);
   const cache = join(folder, 'cache');
   return { fetch, cache: join(cache, 'machines'), env: { ...process.env, DMALOG_CACHE: cache } };
@@ -67,10 +66,65 @@ test('other recipes make another folder, and leave the one that somebody may be 
   expect([old, fresh].map(folder => readFileSync(join(folder, 'file'), 'utf8'))).toEqual(['old\n', 'new\n']);
 });
 
+test('a part is made anew when a file that it is made of changes, and kept when another one does', () => {
+  const here = kitchen(
+    'sources',
+    '# Made of: beside.sh ../kernel/module.c\ncat "$(dirname "$0")/beside.sh" > "$1/file"',
+  );
+  const beside = join(here.fetch, '../beside.sh');
+  mkdirSync(path('kernel'));
+  writeFileSync(path('kernel/module.c'), 'int x;');
+  writeFileSync(beside, 'first');
+  const first = run(here, 'thing').stdout;
+
+  writeFileSync(join(here.fetch, '../other.sh'), 'of no part');
+  expect(run(here, 'thing').stdout).toBe(first);
+  writeFileSync(beside, 'second');
+  const second = run(here, 'thing').stdout;
+  expect(second).not.toBe(first);
+  writeFileSync(path('kernel/module.c'), 'int y;');
+  expect(run(here, 'thing').stdout).not.toBe(second);
+  expect(readFileSync(join(first.trim(), 'file'), 'utf8')).toBe('first');
+});
+
+test('a file that a recipe is said to be made of and that is not there is a mistake, not another part', () => {
+  const here = kitchen('missing', '# Made of: nothing.sh\ntrue');
+  expect(run(here, 'thing')).toMatchObject({ status: 1, stdout: '' });
+});
+
+describe('each recipe says all that it is made of', () => {
+  const folder = fileURLToPath(new URL('.', import.meta.url));
+  const recipes = readdirSync(folder).filter(name => /^fetch-.*\.sh$/.test(name));
+
+  /** The files that a script names by its own folder or by a list of names to source, and the recipes of the parts that it fetches. */
+  function named(file: string): string[] {
+    const text = readFileSync(join(folder, file), 'utf8');
+    const lists = [...text.matchAll(/^for part in (.*); do \. "\$here\/\$part\.sh"/gm)];
+    const sourced = lists.flatMap(([, names]) => names!.split(' ').map(name => `${name}.sh`));
+    const files = [...text.matchAll(/\$here\/([\w./-]+\w)"/g)].map(([, name]) => name!);
+    const parts = [...text.matchAll(/\$here\/fetch" ([\w.-]+)/g)].map(([, part]) => `fetch-${part}.sh`);
+    return [...sourced, ...files, ...parts].filter(name => name !== 'fetch' && existsSync(join(folder, name)));
+  }
+
+  function allNamed(file: string, seen = new Set<string>()): Set<string> {
+    for (const name of named(file)) {
+      if (seen.has(name)) continue;
+      seen.add(name);
+      if (name.endsWith('.sh')) allNamed(name, seen);
+    }
+    return seen;
+  }
+
+  test.each(recipes)('%s', recipe => {
+    const said = /^# Made of: (.*)$/m.exec(readFileSync(join(folder, recipe), 'utf8'))![1]!.split(' ');
+    expect(said.toSorted()).toEqual([...allNamed(recipe)].filter(name => name !== recipe).toSorted());
+  });
+});
+
 test('a mistake or a failure is said in one line', () => {
   const here = kitchen('wrong', 'echo trying; echo "no route to the archive" >&2; exit 1');
-  expect(run(here)).toMatchObject({ status: 1, stderr: 'fetch: which part? qemu, guest, guest-fio\n' });
-  expect(run(here, 'think').stderr).toBe("fetch: there is no part 'think': qemu, guest, guest-fio\n");
+  expect(run(here)).toMatchObject({ status: 1, stderr: 'fetch: which part? thing\n' });
+  expect(run(here, 'think').stderr).toBe("fetch: there is no part 'think': thing\n");
   const failed = run(here, 'thing');
   expect(failed).toMatchObject({ status: 1, stdout: '' });
   expect(failed.stderr).toMatch(/^fetch: thing failed: no route to the archive \(all of it: .*\.log\)\n$/);

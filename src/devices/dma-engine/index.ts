@@ -1,5 +1,6 @@
 /** The DMA engine: a device that writes guest memory on command and by itself, and its driver. @module */
 export * from './dma-engine.js';
+export * from './dma-engine-stimulus.js';
 export * from './driver.js';
 export * from './registers.js';
 export * from './scatter-list.js';

@@ -4,8 +4,10 @@ import {
   type DeviceHandle,
   FeatureClient,
   type IrqInfo,
-  type RegionInfo,
+  type RegionDescription,
+  requireMappable,
 } from '../../device/index.js';
+import type { DmaRegionSpec, GuestMemory } from '../../memory/index.js';
 import { connect, type OwnedFd } from '../../native/index.js';
 import {
   bitmapBytes,
@@ -77,14 +79,14 @@ export class VfioUserClient implements DeviceHandle {
     this.#agreement = agreement;
     this.#regions = new RegionIo(connection, agreement);
     const { maxDataTransfer } = agreement.limits;
-    this.features = new FeatureClient(
-      clientFeatureDoor(
-        message => this.#feature(message),
-        maxDataTransfer,
-        memory,
-        reply => this.#connection.reuse(reply),
-      ),
+    const door = clientFeatureDoor(
+      message => this.#feature(message),
+      maxDataTransfer,
+      memory,
+      reply => this.#connection.reuse(reply),
     );
+    const requestAsIs = (message: Uint8Array) => connection.request(Command.DEVICE_FEATURE, message, 'DEVICE_FEATURE');
+    this.features = new FeatureClient({ ...door, requestAsIs });
   }
 
   /**
@@ -131,7 +133,7 @@ export class VfioUserClient implements DeviceHandle {
   }
 
   /** What a region is. @throws VfioError EINVAL for one that does not exist */
-  async getRegionInfo(region: number): Promise<RegionInfo> {
+  async getRegionInfo(region: number): Promise<RegionDescription> {
     const reply = await this.#request(Command.DEVICE_GET_REGION_INFO, encodeRegionInfoRequest(region));
     const { size, flags } = understand('DEVICE_GET_REGION_INFO', () => decodeRegionInfo(reply));
     return { size, flags };
@@ -175,6 +177,16 @@ export class VfioUserClient implements DeviceHandle {
     return openIoFds(region, size, (payload, received) =>
       this.#request(Command.DEVICE_GET_REGION_IO_FDS, payload, [], received),
     );
+  }
+
+  /** Sends the memory's file along; {@link VfioUserClient.dmaMap} knows more ways. */
+  async mapMemory(region: DmaRegionSpec, memory: GuestMemory, offset = 0n): Promise<void> {
+    requireMappable(region, memory, offset);
+    await this.dmaMap(region, { fd: memory.fd, offset });
+  }
+
+  unmapMemory(iova: bigint, length: bigint): Promise<void> {
+    return this.dmaUnmap(iova, length);
   }
 
   /**

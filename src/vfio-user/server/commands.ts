@@ -1,4 +1,4 @@
-import { type Device, dispatchFeature, requireMigration } from '../../device/index.js';
+import { type Device, dispatchFeature, EventfdTrigger, requireEventFds, requireMigration } from '../../device/index.js';
 import { backingFor, type MaybePromise } from '../../memory/index.js';
 import {
   ADDRESS_LIMIT,
@@ -26,7 +26,6 @@ import { decodeMigrationRead, decodeMigrationWrite, encodeMigrationReply } from 
 import { requireSize } from '../wire/payload.js';
 import { decodeRegionIoFdsRequest, encodeRegionIoFds } from '../wire/region-io-fds-messages.js';
 import type { CommandContext, CommandHandler, Reply } from './context.js';
-import { EventfdTrigger, requireEventFds } from './eventfd-trigger.js';
 import { extensionHandlers } from './extensions.js';
 import { MessageBacking } from './message-backing.js';
 import { regionRead, regionWrite, regionWriteMulti, requireRegion } from './region-commands.js';

@@ -1,8 +1,8 @@
-import type { IrqTrigger } from '../../device/index.js';
-import { isEventFd, type OwnedFd, signalEventFd } from '../../native/index.js';
-import { VfioError } from '../../uapi/index.js';
+import { isEventFd, type OwnedFd, signalEventFd } from '../native/index.js';
+import { VfioError } from '../uapi/index.js';
+import type { IrqTrigger } from './interrupts.js';
 
-/** An interrupt that goes to a client's eventfd. */
+/** An interrupt that goes to a host's eventfd. */
 export class EventfdTrigger implements IrqTrigger {
   readonly #file: OwnedFd;
 
@@ -21,7 +21,7 @@ export class EventfdTrigger implements IrqTrigger {
 }
 
 /**
- * Anything else that a client may send for an interrupt is refused: writing to a file of a slow file system would stop the device.
+ * Anything else that a host may give for an interrupt is refused: writing to a file of a slow file system would stop the device.
  * @throws VfioError EINVAL
  */
 export function requireEventFds(files: readonly OwnedFd[]): void {

@@ -1,0 +1,85 @@
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import type { TestProject } from 'vitest/node';
+import { type GuestResult, RESULT_MARK } from './guest/reporter.js';
+
+const project = fileURLToPath(new URL('../..', import.meta.url));
+const KERNELS = ['6.1', '6.12'];
+const GUEST_PROGRAM = '.cache/kernel/test/kernel/guest';
+/** How long a guest may take for all tests, milliseconds: without KVM on two idle cores it takes a third of that. */
+const RUN_TIMEOUT_MS = 900_000;
+
+/** What all tests gave in a guest with one kernel. */
+export interface KernelRun {
+  readonly kernel: string;
+  readonly results: readonly GuestResult[];
+  /** Exit status of the guest's program; 125 when the guest did not get to its end. */
+  readonly status: number | null;
+  /** What the guest said besides. */
+  readonly console: string;
+}
+
+declare module 'vitest' {
+  interface ProvidedContext {
+    kernelRuns: KernelRun[];
+  }
+}
+
+/**
+ * Runs the tests of `guest/` in a guest for each kernel, once for all test files, and says each result as it comes.
+ * `DMALOG_KERNELS=6.12` leaves the others out; `DMALOG_GUEST_TESTS='table mtty'` names test files.
+ */
+export default async function setup({ provide }: TestProject): Promise<void> {
+  const run = promisify(execFile);
+  await run('npx', ['tsc', '-p', 'test/kernel'], { cwd: project });
+  const kernels = process.env.DMALOG_KERNELS?.split(' ') ?? KERNELS;
+  const fetched = ['qemu', ...kernels.map(kernel => `kernel-${kernel}`)];
+  await run('test/machines/fetch', fetched, { cwd: project });
+  const accelerator = (await run('test/machines/accelerator', { cwd: project })).stdout.trim();
+  console.log(`guests run with ${accelerator}`);
+  provide('kernelRuns', await Promise.all(kernels.map(kernel => runGuest(kernel, accelerator))));
+}
+
+async function runGuest(kernel: string, accelerator: string): Promise<KernelRun> {
+  const files = process.env.DMALOG_GUEST_TESTS ?? '';
+  const command = `node --test-reporter=./${GUEST_PROGRAM}/reporter.js --test-reporter-destination=stdout ${GUEST_PROGRAM}/main.js ${files}`;
+  // A group of its own, so that the machine goes with the script that started it.
+  const guest = spawn('test/machines/run-kernel-guest', ['--accelerator', accelerator, kernel, command], {
+    cwd: project,
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true,
+  });
+  const results: GuestResult[] = [];
+  let said = '';
+  guest.stderr.on('data', bytes => (said += bytes));
+  createInterface({ input: guest.stdout }).on('line', line => {
+    if (line.startsWith(RESULT_MARK)) {
+      const result = JSON.parse(line.slice(RESULT_MARK.length)) as GuestResult;
+      results.push(result);
+      console.log(`Linux ${kernel} ${outcome(result)} ${result.names.join(' > ')}`);
+    } else said += `${line}\n`;
+  });
+  const endGuest = () => killGroup(guest);
+  process.once('exit', endGuest);
+  const timeout = setTimeout(endGuest, RUN_TIMEOUT_MS);
+  const [status] = (await once(guest, 'close')) as [number | null];
+  clearTimeout(timeout);
+  process.off('exit', endGuest);
+  return { kernel, results, status, console: said };
+}
+
+function outcome({ passed, skipped }: GuestResult): string {
+  if (skipped) return 'left out';
+  return passed ? 'ok' : 'FAILED';
+}
+
+function killGroup(child: ChildProcess): void {
+  try {
+    process.kill(-child.pid!, 'SIGKILL');
+  } catch {
+    // It has gone by itself.
+  }
+}
