@@ -10,7 +10,6 @@ const NO_ADDRESS = 0x8000000000000000n;
 
 /** Rows C: REPORT. What is dirty does not matter in them. */
 export function reportCases(device: RawDevice): Cases {
-  const pages = new Pages(2);
   const ask = (said: ReportSaid = {}): Outcome => report(device, said);
   const pageSize = (size: bigint) => ask({ pageSize: size });
   return {
@@ -56,11 +55,11 @@ export function reportCases(device: RawDevice): Cases {
     C34: () => ask({ pointer: untouchable() }),
     C35: () => ask({ pointer: KERNEL_ADDRESS }),
     C36: () => ask({ pointer: NO_ADDRESS }),
-    C37: () => ask({ pointer: pages.address + 1 }),
-    C38: () => ask({ pointer: pages.address + 4 }),
-    C39: () => ask({ length: 0x10000000n, pointer: pages.beforeEnd(PAGE) }),
-    C40: () => ask({ pointer: pages.beforeEnd(4) }),
-    C41: () => ask({ length: 0x8000n, pointer: pages.beforeEnd(1) }),
+    C37: () => ask({ pointer: new Pages(1).address + 1 }),
+    C38: () => ask({ pointer: new Pages(1).address + 4 }),
+    C39: () => ask({ length: 0x10000000n, pointer: new Pages(2).beforeEnd(PAGE) }),
+    C40: () => ask({ pointer: new Pages(1).beforeEnd(4) }),
+    C41: () => ask({ length: 0x8000n, pointer: new Pages(1).beforeEnd(1) }),
     C42: () => ask({ argsz: 39 }),
     C43: () => ask({ argsz: 8 }),
     C44: () => ask({ argsz: 40 }),
@@ -68,7 +67,7 @@ export function reportCases(device: RawDevice): Cases {
     C46: () => ask({ flags: FEATURE_SET }),
     C47: () => ask({ flags: FEATURE_GET | FEATURE_SET }),
     C48: () => ask({ flags: FEATURE_PROBE | FEATURE_GET, pageSize: 0n }),
-    C49: () => device.feature(readOnly(reportMessage({ pointer: pages.address }))),
+    C49: () => device.feature(readOnly(reportMessage({}))),
     C50: () => stop(device, 7),
     C51: () => stop(device, 4096),
     C52: () => ask(),

@@ -29,7 +29,7 @@ export function message(argsz: number, flags: number, structure: Uint8Array = ne
 
 /** A page for requests; each request writes over the one before. */
 const page = new Pages(1);
-/** A page for ranges: 256 of them fill it, and behind it nothing is mapped. */
+/** A page for ranges: 256 of them fill it. */
 const rangesPage = new Pages(1);
 const moreRanges = new Pages(2);
 
@@ -69,7 +69,9 @@ export function startMessage(said: StartSaid): Uint8Array {
 
 /** Ranges of which only the first `count` are in mapped memory. */
 export function rangesAtEnd(ranges: readonly IovaRange[], count: number): number {
-  return rangesPage.put(rangesPage.beforeEnd(16 * count), encodeRanges(ranges.slice(0, count)));
+  // New each time: what was unmapped once may be something else's place by now.
+  const place = new Pages(1);
+  return place.put(place.beforeEnd(16 * count), encodeRanges(ranges.slice(0, count)));
 }
 
 /** START, and the page size that the device chose. */
