@@ -24,8 +24,9 @@ export type CheckGroup = (typeof checkGroups)[number];
  * - `dma`: a stimulus that makes the device write memory; `dma-read`: one that makes it read, too.
  * - `second window`: the stimulus reaches the second of {@link Bench.windows} also, across 64 GiB of IOVA from the first.
  * - `migration`, `p2p`, `pre-copy`: the device says that it has these states.
+ * - `user space`: the device is not behind the kernel, which what is asked would bring down with it.
  */
-export type Need = 'logging' | 'dma' | 'dma-read' | 'second window' | 'migration' | 'p2p' | 'pre-copy';
+export type Need = 'logging' | 'dma' | 'dma-read' | 'second window' | 'migration' | 'p2p' | 'pre-copy' | 'user space';
 
 /** One rule of the contract, and how to find out whether a device keeps it. */
 export interface Check {

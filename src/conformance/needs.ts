@@ -27,4 +27,6 @@ const isMissing: Readonly<Record<Need, (bench: Bench) => string | undefined>> = 
     (migrationFlags & MIGRATION_P2P) === 0 ? 'the device has no P2P migration states' : undefined,
   'pre-copy': ({ migrationFlags }) =>
     (migrationFlags & MIGRATION_PRE_COPY) === 0 ? 'the device has no PRE_COPY migration states' : undefined,
+  'user space': ({ device }) =>
+    device.target.startsWith('vfio:') ? 'Linux never answers it, and loses a CPU to it' : undefined,
 };

@@ -45,6 +45,7 @@ const MOST_MESSAGE = 4096;
 /** Reports of a bitmap up to here, bytes (2 GiB at 4 KiB pages), do not leave the thread: handing them over costs more than they take. */
 const SMALL_REPORT = 2 ** 16;
 
+const WHOLE_REPORT = FEATURE_HEADER_SIZE + REPORT_POINTER_SIZE;
 const BITMAP_POINTER_AT = FEATURE_HEADER_SIZE + 24;
 const RANGES_POINTER_AT = FEATURE_HEADER_SIZE + 16;
 
@@ -85,6 +86,26 @@ export class KernelFeatureDoor implements FeatureDoor {
     if (!this.#turns.busy && isQuick(message)) return this.#exchange(message);
     const copy = message.slice();
     return this.#turns.run(() => this.#device.use('DEVICE_FEATURE', fd => this.#inTurn(fd, copy)));
+  }
+
+  /**
+   * {@link KernelFeatureDoor.request}, but a report into memory that nobody lent is the kernel's to answer. For addresses that no process has:
+   * whatever lies at another one would be written to.
+   */
+  async requestAsIs(message: Uint8Array): Promise<Uint8Array> {
+    const isReport = message.length >= WHOLE_REPORT && requested(message) === (FEATURE_GET | linux.report);
+    if (!isReport || this.#isLent(viewOf(message).getBigUint64(BITMAP_POINTER_AT, true))) return this.request(message);
+    const copy = message.slice();
+    return this.#turns.run(() => this.#device.use('DEVICE_FEATURE', fd => this.#exchangeOffThread(fd, copy)));
+  }
+
+  #isLent(address: bigint): boolean {
+    try {
+      this.#lent.at(address, 0);
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   /** Gives the memory for reports back when no request is under way any more. */

@@ -7,7 +7,7 @@ import { PAGE, pagesOf, write } from './writing.js';
 /* Reports and DMA at the same time (contract rule 2). */
 
 /** Pages that are written while reports are under way: each once, so that a lost bit cannot hide behind a later one. */
-const PAGES = 512;
+const PAGES = 256;
 /** Reports that are under way at a time. */
 const REPORTS = 4;
 
@@ -50,7 +50,7 @@ const severalReports: Check = {
   needs: ['logging', 'dma'],
   async run(bench) {
     const logPage = await bench.start();
-    const pages = pagesOf(bench, PAGES / 4);
+    const pages = pagesOf(bench, PAGES / 2);
     for (let round = 0; round < 4; round++) {
       const gathered = new Gathered(bench, logPage);
       for (const page of shuffled(bench, pages)) await writePage(bench, page);
