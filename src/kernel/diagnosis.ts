@@ -109,6 +109,15 @@ export function notViable(group: number, roots: Roots, cause?: unknown): VfioErr
   return wrong('EPERM', 'group', `IOMMU group ${group} is not viable: ${advice}`, cause);
 }
 
+/** Why a container could not be given an IOMMU. */
+export function explainSetIommu(error: unknown): VfioError {
+  const known = asVfioError(error, 'SET_IOMMU');
+  if (known.errno !== 'EPERM') return known;
+  const message =
+    'the IOMMU does not remap interrupts: switch that on in the firmware (x2APIC, interrupt remapping), or, where every guest is trusted, echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts';
+  return wrong('EPERM', 'iommu', message, error);
+}
+
 /** A device that is open answers EINVAL by its character device, a group that is open EBUSY, and one that a driver works with EPERM or EBUSY. */
 const TAKEN: ReadonlySet<ErrnoName> = new Set(['EINVAL', 'EBUSY', 'EPERM']);
 

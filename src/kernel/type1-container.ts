@@ -4,7 +4,7 @@ import { bitmapBits, bitmapBytes, bitOf, type IovaRange, VfioError } from '../ua
 import { type AddressSpace, type DmaRegion, type DmaRegionFile, mapMemory, RegionTable } from './address-space.js';
 import { openDeviceFile } from './device-file.js';
 import type { DeviceSite } from './device-site.js';
-import { explainMap, notViable } from './diagnosis.js';
+import { explainMap, explainSetIommu, notViable } from './diagnosis.js';
 import { GuardedFd } from './guarded-fd.js';
 import { ReportMemory } from './report-memory.js';
 import { requireBitmap } from './require-bitmap.js';
@@ -98,7 +98,7 @@ export class Type1Container implements AddressSpace {
       const containerFd = new NativeBlock(4);
       containerFd.view.setInt32(0, container, true);
       ioctl(group.fd, VfioRequest.GROUP_SET_CONTAINER, containerFd, 'GROUP_SET_CONTAINER');
-      if (this.#groups.size === 0) ioctl(container, VfioRequest.SET_IOMMU, TYPE1V2_IOMMU, 'SET_IOMMU');
+      if (this.#groups.size === 0) setIommu(container);
       this.#groups.set(number, group);
       return group;
     } catch (error) {
@@ -269,5 +269,13 @@ export class Type1Container implements AddressSpace {
     this.#groups.clear();
     this.#reports.close();
     await this.#file.close();
+  }
+}
+
+function setIommu(container: number): void {
+  try {
+    ioctl(container, VfioRequest.SET_IOMMU, TYPE1V2_IOMMU, 'SET_IOMMU');
+  } catch (error) {
+    throw explainSetIommu(error);
   }
 }
