@@ -8,7 +8,7 @@ import { DirtySet, IommufdDirtyTracker, type Tracker, Type1DirtyTracker } from '
 import { PciRegion, viewOf } from '../../../src/uapi/index.js';
 import { openDeviceFiles } from './device-files.js';
 import { PCI, WITHOUT_CDEV, withVfioPci } from './devices.js';
-import { vdlogWrite } from './vdlog-device.js';
+import { dmaWrite } from './vdlog.js';
 
 const PAGE = 4096n;
 const rights = { readable: true, writable: true };
@@ -43,6 +43,9 @@ const byGroup = (use: (device: KernelDevice, container: Type1Container, memory: 
     assert.ok(device.space instanceof Type1Container);
     return use(device, device.space, memory);
   });
+
+const vdlogWrite = (device: KernelDevice) => (iova: bigint, length: bigint, fill: number) =>
+  dmaWrite(device, { iova, length, fill });
 
 /** Dirty pages as [first, count], counted from BIG's first. */
 async function collect(tracker: Tracker): Promise<[number, number][]> {

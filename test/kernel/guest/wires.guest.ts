@@ -7,7 +7,7 @@ import { DirtySet, LoggingSession } from '../../../src/tracker/index.js';
 import { hostSession, MEMORY_SIZE } from '../../connect/host-session.js';
 import { openDeviceFiles } from './device-files.js';
 import { cdevFile, groupFile, VDLOG, WITHOUT_CDEV } from './devices.js';
-import { vdlogWrite } from './vdlog-device.js';
+import { dmaWrite } from './vdlog.js';
 
 async function serves(target: string): Promise<void> {
   const before = openDeviceFiles();
@@ -15,7 +15,7 @@ async function serves(target: string): Promise<void> {
     using memory = GuestMemory.create(MEMORY_SIZE);
     const device = await connect(target);
     try {
-      await hostSession(device, vdlogWrite(device), memory, {
+      await hostSession(device, (iova, length, fill) => dmaWrite(device, { iova, length, fill }), memory, {
         newDirtySet: ranges => new DirtySet(ranges),
         newSession: handle => new LoggingSession(handle.features),
       });
