@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import koffi from 'koffi';
 
 const RLIMIT_MEMLOCK = 8;
@@ -24,6 +25,11 @@ export function withMemoryLockLimit<T>(bytes: number, action: () => T): T {
     setrlimit(RLIMIT_MEMLOCK, limits);
     capset(capabilityHeader(), capabilities);
   }
+}
+
+/** What this process has locked, bytes. */
+export function lockedBytes(): number {
+  return Number(/^VmLck:\s+(\d+) kB/m.exec(readFileSync('/proc/self/status', 'utf8'))![1]) * 1024;
 }
 
 /** `struct __user_cap_header_struct`: version 3, this thread. The kernel may write into it. */

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { ResidentMemory } from '../../src/native/index.js';
 import { errnoOf } from './helpers.js';
-import { withMemoryLockLimit } from './memory-lock-limit.js';
+import { lockedBytes, withMemoryLockLimit } from './memory-lock-limit.js';
 
 /** The lines of /proc/self/smaps about the mapping that has an address. */
 function mappingAt(address: number): string | undefined {
@@ -49,16 +49,16 @@ test('closing gives it back, and a second close takes nobody else his memory', (
 });
 
 test('without the right to lock it there is none: ENOMEM, and nothing stays behind', () => {
-  const before = lockedKiB();
+  const before = lockedBytes();
   withMemoryLockLimit(65536, () => {
     expect(errnoOf(() => new ResidentMemory(1 << 20))).toBe('ENOMEM');
     expect(() => new ResidentMemory(1 << 20)).toThrow(/raise it \(ulimit -l/);
   });
-  expect(lockedKiB()).toBe(before);
+  expect(lockedBytes()).toBe(before);
 });
 
 test('the largest that may be locked is found by halving', () => {
-  const locked = lockedKiB() * 1024;
+  const locked = lockedBytes();
   withMemoryLockLimit(locked + 300_000, () => {
     const memory = ResidentMemory.largest(2 ** 21);
     expect(memory.bytes.length).toBe(2 ** 18);
@@ -70,11 +70,7 @@ test('the largest that may be locked is found by halving', () => {
 });
 
 test('where not even one page may be locked, the largest throws', () => {
-  withMemoryLockLimit(lockedKiB() * 1024, () => {
+  withMemoryLockLimit(lockedBytes(), () => {
     expect(errnoOf(() => ResidentMemory.largest(2 ** 21))).toMatch(/ENOMEM|EAGAIN|EPERM/);
   });
 });
-
-function lockedKiB(): number {
-  return Number(/^VmLck:\s+(\d+) kB/m.exec(readFileSync('/proc/self/status', 'utf8'))![1]);
-}
