@@ -1,5 +1,5 @@
 import { ioctl, ioctlOffThread, NativeBlock, type OwnedFd } from '../native/index.js';
-import { bitmapBytes, bitOf, type IovaRange } from '../uapi/index.js';
+import { bitmapBytes, bitOf, type IovaRange, VfioError } from '../uapi/index.js';
 import { type AddressSpace, type DmaRegion, type DmaRegionFile, mapMemory, RegionTable } from './address-space.js';
 import { openDeviceFile } from './device-file.js';
 import type { DeviceSite } from './device-site.js';
@@ -48,6 +48,8 @@ export class IommufdSpace implements AddressSpace {
   readonly #table = new RegionTable();
   readonly #turns = new Turns();
   readonly #reports = new ReportMemory();
+  /** By their numbers here. */
+  readonly #devices = new Map<number, OwnedFd>();
   #closing: Promise<void> | undefined;
 
   private constructor(file: OwnedFd, ioas: number, roots: Roots) {
@@ -89,7 +91,9 @@ export class IommufdSpace implements AddressSpace {
         const bind = NativeBlock.from(encodeBind(iommufd));
         await ioctlOffThread(file.fd, VfioRequest.DEVICE_BIND_IOMMUFD, bind, 'BIND_IOMMUFD');
         await attach(file.fd, this.#ioas);
-        return { file, id: decodeBind(bind.bytes) };
+        const id = decodeBind(bind.bytes);
+        this.#devices.set(id, file);
+        return { file, id };
       } catch (error) {
         // Before the reason is looked for: this descriptor is none.
         file.close();
@@ -154,10 +158,14 @@ export class IommufdSpace implements AddressSpace {
     });
   }
 
-  /** Whether the IOMMU behind a device notes writes. @throws VfioError ENOENT, EOPNOTSUPP for a device with no IOMMU of its own */
-  hasDirtyTracking(device: BoundDevice): Promise<boolean> {
+  /**
+   * Whether the IOMMU behind a device notes writes.
+   * @param device the device's number, `KernelDevice.iommufdId`
+   * @throws VfioError ENOENT, EOPNOTSUPP for a device with no IOMMU of its own
+   */
+  hasDirtyTracking(device: number): Promise<boolean> {
     return this.#exclusively('GET_HW_INFO', async iommufd => {
-      const info = NativeBlock.from(encodeHwInfo(device.id));
+      const info = NativeBlock.from(encodeHwInfo(device));
       ioctl(iommufd, IommufdRequest.GET_HW_INFO, info, 'GET_HW_INFO');
       return (decodeHwInfo(info.bytes) & HW_CAP_DIRTY_TRACKING) !== 0n;
     });
@@ -165,16 +173,17 @@ export class IommufdSpace implements AddressSpace {
 
   /**
    * A page table of the address space whose IOMMU notes writes, with the device attached to it (IOMMU_HWPT_ALLOC).
+   * @param device the device's number, `KernelDevice.iommufdId`
    * @returns its number
    * @throws VfioError EOPNOTSUPP where the IOMMU cannot; ENOENT, EINVAL for a device with no IOMMU of its own
    */
-  attachTracked(device: BoundDevice): Promise<number> {
+  attachTracked(device: number): Promise<number> {
     return this.#exclusively('HWPT_ALLOC', async iommufd => {
-      const alloc = NativeBlock.from(encodeHwptAlloc(HWPT_ALLOC_DIRTY_TRACKING, device.id, this.#ioas));
+      const alloc = NativeBlock.from(encodeHwptAlloc(HWPT_ALLOC_DIRTY_TRACKING, device, this.#ioas));
       await ioctlOffThread(iommufd, IommufdRequest.HWPT_ALLOC, alloc, 'HWPT_ALLOC');
       const hwpt = decodeHwptAlloc(alloc.bytes);
       try {
-        await attach(device.file.fd, hwpt);
+        await attach(this.#fileOf(device), hwpt);
         return hwpt;
       } catch (error) {
         destroy(iommufd, hwpt);
@@ -184,10 +193,20 @@ export class IommufdSpace implements AddressSpace {
   }
 
   /** Attaches the device to the address space itself again, and gives the page table of {@link IommufdSpace.attachTracked} back. */
-  detachTracked(device: BoundDevice, hwpt: number): Promise<void> {
+  detachTracked(device: number, hwpt: number): Promise<void> {
     return this.#exclusively('ATTACH_IOMMUFD_PT', async iommufd => {
-      await attach(device.file.fd, this.#ioas);
+      await attach(this.#fileOf(device), this.#ioas);
       destroy(iommufd, hwpt);
+    });
+  }
+
+  #fileOf(device: number): number {
+    const file = this.#devices.get(device);
+    if (file !== undefined && !file.closed) return file.fd;
+    throw new VfioError('ENOENT', {
+      operation: 'ATTACH_IOMMUFD_PT',
+      field: 'device',
+      message: `${device} is not open`,
     });
   }
 
