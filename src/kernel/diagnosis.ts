@@ -81,11 +81,21 @@ export function explainOpen(error: unknown, file: DeviceFile): VfioError {
 }
 
 function withoutPermission({ path, roots }: DeviceFile): string {
-  const { username, uid } = userInfo();
+  const uid = process.geteuid!();
+  const name = userName() ?? `${uid}`;
   const { uid: owner, gid, mode } = statSync(fileOf(path, roots));
   const state = `owner ${owner}, group ${gid}, mode ${(mode & 0o777).toString(8).padStart(4, '0')}`;
-  const rule = `udev rule SUBSYSTEM=="vfio", OWNER="${username}"`;
-  return `user ${username} (${uid}) may not open it (${state}): chown ${username} ${path}, or for good a ${rule}`;
+  const rule = `udev rule SUBSYSTEM=="vfio", OWNER="${name}"`;
+  return `user ${name} (${uid}) may not open it (${state}): chown ${name} ${path}, or for good a ${rule}`;
+}
+
+/** A user need not have a name: containers often run as a bare number. */
+function userName(): string | undefined {
+  try {
+    return userInfo().username;
+  } catch {
+    return undefined;
+  }
 }
 
 /** The process that has a device file open, where that can be seen. */

@@ -11,6 +11,8 @@ const KERNELS = ['6.1', '6.12'];
 const GUEST_PROGRAM = '.cache/kernel/test/kernel/guest';
 /** How long a guest may take for all tests, milliseconds: without KVM on two idle cores it takes a third of that. */
 const RUN_TIMEOUT_MS = 900_000;
+/** How long one test may take, milliseconds. */
+const TEST_TIMEOUT_MS = 120_000;
 
 /** What all tests gave in a guest with one kernel. */
 export interface KernelRun {
@@ -45,7 +47,8 @@ export default async function setup({ provide }: TestProject): Promise<void> {
 
 async function runGuest(kernel: string, accelerator: string): Promise<KernelRun> {
   const files = process.env.DMALOG_GUEST_TESTS ?? '';
-  const command = `node --test-reporter=./${GUEST_PROGRAM}/reporter.js --test-reporter-destination=stdout ${GUEST_PROGRAM}/main.js ${files}`;
+  const options = `--test-timeout=${TEST_TIMEOUT_MS} --test-reporter=./${GUEST_PROGRAM}/reporter.js --test-reporter-destination=stdout`;
+  const command = `node ${options} ${GUEST_PROGRAM}/main.js ${files}`;
   // A group of its own, so that the machine goes with the script that started it.
   const guest = spawn('test/machines/run-kernel-guest', ['--accelerator', accelerator, kernel, command], {
     cwd: project,

@@ -2,11 +2,11 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { KernelDevice } from '../../../src/kernel/index.js';
 import { GuestMemory } from '../../../src/memory/index.js';
-import { openFdCount } from '../../../src/native/index.js';
 import { DirtySet, LoggingSession } from '../../../src/tracker/index.js';
 import { encodeFeatureRequest, encodeReport, type IovaRange, linux, VfioError } from '../../../src/uapi/index.js';
 import { cdevFile, groupFile, VDLOG } from './devices.js';
 import { NaivePages, pagesOf } from './naive-pages.js';
+import { openFiles } from './open-files.js';
 import { randomNumbers } from './random-numbers.js';
 import { dmaWrite, logState } from './vdlog.js';
 import { WAYS } from './ways.js';
@@ -150,7 +150,7 @@ for (const by of WAYS) {
 
     it('is gone with the device that is closed in the middle of a report, and the next user begins clean', async () => {
       const range = { iova: 0n, length: 64n * GIB };
-      const before = openFdCount();
+      const before = openFiles();
       const device = await opened();
       await device.features.startLogging(4n * KIB, [range]);
       await dmaWrite(device, { iova: 0n, length: 64n * MIB });
@@ -158,7 +158,7 @@ for (const by of WAYS) {
       const settled = reported.catch((error: unknown) => assert.ok(error instanceof VfioError));
       await device.close();
       await settled;
-      assert.equal(openFdCount(), before);
+      assert.deepEqual(openFiles(), before);
 
       await using again = await opened();
       assert.deepEqual(await logState(again), { pageSize: 0n, ranges: 0n, dirty: 0n });
@@ -167,7 +167,7 @@ for (const by of WAYS) {
     });
 
     it('leaves as many descriptors open as there were', async () => {
-      const before = openFdCount();
+      const before = openFiles();
       for (let round = 0; round < 3; round++) {
         const device = await opened();
         using memory = GuestMemory.create(64n * KIB);
@@ -176,7 +176,7 @@ for (const by of WAYS) {
         await session.start([{ iova: 0n, length: 64n * KIB }]);
         await device.close();
       }
-      assert.equal(openFdCount(), before);
+      assert.deepEqual(openFiles(), before);
     });
   });
 }

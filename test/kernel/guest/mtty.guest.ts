@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { KernelDevice } from '../../../src/kernel/index.js';
-import { openFdCount } from '../../../src/native/index.js';
 import { MigrationState } from '../../../src/uapi/index.js';
 import { createMtty, type Mtty, WITHOUT_CDEV } from './devices.js';
+import { openFiles } from './open-files.js';
 import { WAYS } from './ways.js';
 
 /*
@@ -64,15 +64,13 @@ for (const by of WITHOUT_CDEV ? [] : WAYS) {
       await source.features.setMigrationState(STOP);
     });
 
-    it('refuses a state that is none, keeps the old one, and is running again after a reset', async () => {
+    it('stays where it is when it cannot leave RESUMING for want of data', async () => {
       await using device = await opened(0);
       await device.features.setMigrationState(RESUMING);
-      await device.writeMigrationData(new Uint8Array(96).fill(0xee)).catch(() => {});
       await assert.rejects(device.features.setMigrationState(RUNNING), { errno: 'EINVAL' });
       assert.equal(await device.features.migrationState(), RESUMING);
       await device.reset();
       assert.equal(await device.features.migrationState(), RUNNING);
-      await assert.rejects(device.writeMigrationData(new Uint8Array(1)), { errno: 'EINVAL' });
     });
 
     it('has data in the states that have some, and nowhere else', async () => {
@@ -93,9 +91,9 @@ for (const by of WITHOUT_CDEV ? [] : WAYS) {
     });
 
     it('leaks no descriptor of migration data on any way out of a state', async () => {
-      const atFirst = openFdCount();
+      const atFirst = openFiles();
       const device = await opened(0);
-      const opening = openFdCount();
+      const opening = openFiles();
       for (const states of [
         [STOP_COPY, RUNNING],
         [PRE_COPY, RUNNING],
@@ -105,13 +103,13 @@ for (const by of WITHOUT_CDEV ? [] : WAYS) {
       ]) {
         for (const state of states) await device.features.setMigrationState(state);
         if (states.at(-1) === RESUMING) await device.reset();
-        assert.equal(openFdCount(), opening, states.join(' '));
+        assert.deepEqual(openFiles(), opening, states.join(' '));
       }
       await assert.rejects(device.features.setMigrationState(100 as MigrationState), { errno: 'EINVAL' });
-      assert.equal(openFdCount(), opening);
+      assert.deepEqual(openFiles(), opening);
       await device.features.setMigrationState(PRE_COPY);
       await device.close();
-      assert.equal(openFdCount(), atFirst);
+      assert.deepEqual(openFiles(), atFirst);
     });
   });
 }
