@@ -60,7 +60,9 @@ async function client() {
 function plainC() {
   const words = [`${site.group}`, site.name, `${calls}`, `${reports}`];
   const lines = execFileSync(program, words, { encoding: 'utf8' }).trim().split('\n');
-  return Object.fromEntries(lines.map(line => line.split(' ')).map(([name, nanoseconds]) => [name, Number(nanoseconds)]));
+  return Object.fromEntries(
+    lines.map(line => line.split(' ')).map(([name, nanoseconds]) => [name, Number(nanoseconds)]),
+  );
 }
 
 const median = numbers => [...numbers].sort((a, b) => a - b)[numbers.length >> 1];

@@ -7,6 +7,7 @@
 export * as bitmap from './bitmap/index.js';
 export * from './connect/index.js';
 export * from './device/index.js';
+export { IommufdSpace, KernelDevice, type OpenOptions, Type1Container } from './kernel/index.js';
 export * from './log/index.js';
 export * from './memory/index.js';
 export * from './migration/index.js';

@@ -1,9 +1,8 @@
 import { type FeatureDoor, LentMemory } from '../device/index.js';
 import { ioctl, ioctlOffThread, NativeBlock } from '../native/index.js';
 import {
+  ADDRESS_LIMIT,
   bitmapBytes,
-  decodeReportPointer,
-  decodeStartPointer,
   FEATURE_GET,
   FEATURE_HEADER_SIZE,
   FEATURE_MASK,
@@ -12,12 +11,10 @@ import {
   Feature,
   featureName,
   isPowerOfTwo,
-  type LoggingReport,
   linux,
   RANGE_SIZE,
   REPORT_INLINE_SIZE,
   REPORT_POINTER_SIZE,
-  START_POINTER_SIZE,
   VfioError,
   viewOf,
 } from '../uapi/index.js';
@@ -45,9 +42,16 @@ const MOST_MESSAGE = 4096;
 /** Reports of a bitmap up to here, bytes (2 GiB at 4 KiB pages), do not leave the thread: handing them over costs more than they take. */
 const SMALL_REPORT = 2 ** 16;
 
+/** Bytes of a report with all its fields. */
 const WHOLE_REPORT = FEATURE_HEADER_SIZE + REPORT_POINTER_SIZE;
-const BITMAP_POINTER_AT = FEATURE_HEADER_SIZE + 24;
+
+/* Where the fields of START and REPORT are in a message. */
+const NUM_RANGES_AT = FEATURE_HEADER_SIZE + 8;
 const RANGES_POINTER_AT = FEATURE_HEADER_SIZE + 16;
+const IOVA_AT = FEATURE_HEADER_SIZE;
+const LENGTH_AT = FEATURE_HEADER_SIZE + 8;
+const PAGE_SIZE_AT = FEATURE_HEADER_SIZE + 16;
+const BITMAP_AT = FEATURE_HEADER_SIZE + 24;
 
 /** The door to a device behind the kernel. */
 export class KernelFeatureDoor implements FeatureDoor {
@@ -83,7 +87,7 @@ export class KernelFeatureDoor implements FeatureDoor {
   async request(message: Uint8Array): Promise<Uint8Array> {
     if (message.length < FEATURE_HEADER_SIZE) throw invalid('EINVAL', 'argsz', `${message.length} bytes are no header`);
     if (message.length > MOST_MESSAGE) throw invalid('E2BIG', 'argsz', `${message.length} bytes`);
-    if (!this.#turns.busy && isQuick(message)) return this.#exchange(message);
+    if (!this.#turns.busy && !this.#takesLong(message)) return this.#answer(message);
     const copy = message.slice();
     return this.#turns.run(() => this.#device.use('DEVICE_FEATURE', fd => this.#inTurn(fd, copy)));
   }
@@ -94,7 +98,7 @@ export class KernelFeatureDoor implements FeatureDoor {
    */
   async requestAsIs(message: Uint8Array): Promise<Uint8Array> {
     const isReport = message.length >= WHOLE_REPORT && requested(message) === (FEATURE_GET | linux.report);
-    if (!isReport || this.#isLent(viewOf(message).getBigUint64(BITMAP_POINTER_AT, true))) return this.request(message);
+    if (!isReport || this.#isLent(viewOf(message).getBigUint64(BITMAP_AT, true))) return this.request(message);
     const copy = message.slice();
     return this.#turns.run(() => this.#device.use('DEVICE_FEATURE', fd => this.#exchangeOffThread(fd, copy)));
   }
@@ -108,22 +112,39 @@ export class KernelFeatureDoor implements FeatureDoor {
     }
   }
 
+  #takesLong(message: Uint8Array): boolean {
+    const flags = requested(message);
+    if ((flags & FEATURE_PROBE) !== 0) return false;
+    if (flags !== (FEATURE_GET | linux.report)) return (flags & FEATURE_SET) !== 0;
+    this.#load(message);
+    const { view } = this.#block;
+    // Without the precision of 64 bits: nothing hangs on which thread it is.
+    return (
+      Number(view.getBigUint64(LENGTH_AT, true)) / Number(view.getBigUint64(PAGE_SIZE_AT, true)) > SMALL_REPORT * 8
+    );
+  }
+
+  #answer(message: Uint8Array): Uint8Array {
+    return requested(message) === (FEATURE_GET | linux.report) ? this.#report(message) : this.#exchange(message);
+  }
+
   /** Gives the memory for reports back when no request is under way any more. */
   async close(): Promise<void> {
     await this.#turns.run(async () => this.#reports.close());
   }
 
   async #inTurn(fd: number, message: Uint8Array): Promise<Uint8Array> {
+    if (!this.#takesLong(message)) return this.#answer(message);
     switch (requested(message)) {
       case FEATURE_SET | linux.start:
         return this.#start(fd, message);
       case FEATURE_GET | linux.report:
-        return this.#report(fd, message);
+        return this.#reportOffThread(fd, message);
       case FEATURE_SET | Feature.MIG_DEVICE_STATE:
         return this.#setState(fd, message);
+      default:
+        return this.#exchangeOffThread(fd, message);
     }
-    if (isQuick(message)) return this.#exchange(message);
-    return this.#exchangeOffThread(fd, message);
   }
 
   #exchange(message: Uint8Array): Uint8Array {
@@ -150,16 +171,13 @@ export class KernelFeatureDoor implements FeatureDoor {
     bytes.fill(0, message.length, message.length + REPORT_POINTER_SIZE);
   }
 
-  #structure(size: number): Uint8Array {
-    return this.#block.bytes.subarray(FEATURE_HEADER_SIZE, FEATURE_HEADER_SIZE + size);
-  }
-
   async #start(fd: number, message: Uint8Array): Promise<Uint8Array> {
     this.#load(message);
-    const { numRanges, rangesPointer } = decodeStartPointer(this.#structure(START_POINTER_SIZE));
-    this.#block.view.setBigUint64(RANGES_POINTER_AT, this.#loadRanges(rangesPointer, numRanges), true);
+    const { view } = this.#block;
+    const pointer = view.getBigUint64(RANGES_POINTER_AT, true);
+    view.setBigUint64(RANGES_POINTER_AT, this.#loadRanges(pointer, view.getUint32(NUM_RANGES_AT, true)), true);
     await this.#callOffThread(fd, message);
-    this.#block.view.setBigUint64(RANGES_POINTER_AT, rangesPointer, true);
+    view.setBigUint64(RANGES_POINTER_AT, pointer, true);
     return this.#block.bytes.slice(0, message.length);
   }
 
@@ -174,29 +192,39 @@ export class KernelFeatureDoor implements FeatureDoor {
     }
   }
 
-  async #report(fd: number, message: Uint8Array): Promise<Uint8Array> {
+  #report(message: Uint8Array): Uint8Array {
+    const operation = 'DMA_LOGGING_REPORT';
+    const fd = this.#device.now(operation);
     this.#load(message);
-    const asked = decodeReportPointer(this.#structure(REPORT_POINTER_SIZE));
-    const bitmap = isAnswerable(asked) ? this.#bitmapOf(asked) : NO_BITMAP;
-    const point = (address: number) => this.#block.view.setBigUint64(BITMAP_POINTER_AT, BigInt(address), true);
-    if (bitmap.length <= SMALL_REPORT) {
-      this.#reports.report(bitmap, address => {
-        point(address);
-        ioctl(fd, VfioRequest.DEVICE_FEATURE, this.#block, operationOf(message));
-      });
-    } else {
-      await this.#reports.reportOffThread(bitmap, address => {
-        point(address);
-        return this.#callOffThread(fd, message);
-      });
-    }
+    this.#reports.report(this.#bitmap(), address => {
+      this.#block.view.setBigUint64(BITMAP_AT, BigInt(address), true);
+      ioctl(fd, VfioRequest.DEVICE_FEATURE, this.#block, operation);
+    });
+    return message.slice();
+  }
+
+  async #reportOffThread(fd: number, message: Uint8Array): Promise<Uint8Array> {
+    this.#load(message);
+    await this.#reports.reportOffThread(this.#bitmap(), address => {
+      this.#block.view.setBigUint64(BITMAP_AT, BigInt(address), true);
+      return this.#callOffThread(fd, message);
+    });
     return message;
   }
 
-  #bitmapOf({ length, pageSize, bitmapPointer }: Required<LoggingReport>): Uint8Array {
+  /**
+   * The lent bitmap of the report in the block; none where the kernel refuses before it comes to the bitmap (kernel.md, "Order of checks").
+   * @throws VfioError EFAULT for memory that nobody lent, E2BIG for more than there can be
+   */
+  #bitmap(): Uint8Array {
+    const { view } = this.#block;
+    const length = view.getBigUint64(LENGTH_AT, true);
+    const pageSize = view.getBigUint64(PAGE_SIZE_AT, true);
+    if (!isPowerOfTwo(pageSize) || pageSize < linux.minReportPageSize) return NO_BITMAP;
+    if (view.getBigUint64(IOVA_AT, true) + length >= ADDRESS_LIMIT) return NO_BITMAP;
     const needed = bitmapBytes(length, pageSize);
     if (needed > BigInt(Number.MAX_SAFE_INTEGER)) throw invalid('E2BIG', 'length', `${needed} bytes of bitmap`);
-    return this.#lent.at(bitmapPointer, Number(needed));
+    return this.#lent.at(view.getBigUint64(BITMAP_AT, true), Number(needed));
   }
 
   async #setState(fd: number, message: Uint8Array): Promise<Uint8Array> {
@@ -230,20 +258,13 @@ export class KernelFeatureDoor implements FeatureDoor {
 const NO_BITMAP = new Uint8Array(0);
 const DIRECTIONS = FEATURE_GET | FEATURE_SET | FEATURE_PROBE;
 
-/** Index and directions, in one number. */
+/**
+ * Index and directions, in one number. By single bytes: a DataView takes a small array out of the engine's heap, which costs more than the
+ * ioctl.
+ */
 function requested(message: Uint8Array): number {
-  return viewOf(message).getUint32(4, true) & (FEATURE_MASK | DIRECTIONS);
-}
-
-/** Whether a request has no pointer, and no driver has work with it: a probe, or a question. */
-function isQuick(message: Uint8Array): boolean {
-  const flags = requested(message);
-  return (flags & FEATURE_PROBE) !== 0 || ((flags & FEATURE_SET) === 0 && (flags & FEATURE_MASK) !== linux.report);
-}
-
-/** Whether the kernel would come to the bitmap; what it refuses before, it may be asked. */
-function isAnswerable({ length, pageSize, iova }: LoggingReport): boolean {
-  return isPowerOfTwo(pageSize) && pageSize >= linux.minReportPageSize && iova + length < 1n << 64n;
+  const flags = message[4]! | (message[5]! << 8) | (message[6]! << 16) | (message[7]! << 24);
+  return flags & (FEATURE_MASK | DIRECTIONS);
 }
 
 function operationOf(message: Uint8Array): string {

@@ -93,9 +93,12 @@ export class ReportMemory {
   }
 }
 
+/** Up to here a loop over the bytes is quicker than what the words need first. */
+const FEW_BYTES = 64;
+
 /** Whole words by words, and a bitmap that stands at no border of a word byte by byte. */
 function orInto(bitmap: Uint8Array, reported: Uint8Array): void {
-  if (((bitmap.byteOffset | bitmap.length) & 3) === 0) {
+  if (bitmap.length > FEW_BYTES && ((bitmap.byteOffset | bitmap.length) & 3) === 0) {
     orBytes(new Uint32Array(bitmap.buffer, bitmap.byteOffset, bitmap.length / 4), reported);
   } else {
     for (let index = 0; index < bitmap.length; index++) bitmap[index]! |= reported[index]!;

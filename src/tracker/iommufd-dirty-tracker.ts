@@ -64,13 +64,22 @@ class PageTableLog implements DirtyLog {
   }
 
   async #track(device: IommufdDevice): Promise<void> {
-    if (!(await this.space.hasDirtyTracking(device))) {
-      const message = `the IOMMU behind device ${device.iommufdId} does not note what devices write`;
-      throw new VfioError('EOPNOTSUPP', { operation: 'GET_HW_INFO', field: 'out_capabilities', message });
-    }
+    await this.#requireTracking(device);
     const pageTable = await this.space.attachTracked(device);
     this.#tracked.push({ device, pageTable });
     await this.space.startDirtyTracking(pageTable);
+  }
+
+  async #requireTracking(device: IommufdDevice): Promise<void> {
+    const cannot = (message: string, cause?: unknown) =>
+      new VfioError('EOPNOTSUPP', { operation: 'GET_HW_INFO', field: 'out_capabilities', message, cause });
+    const notesWrites = await this.space.hasDirtyTracking(device).catch((error: unknown) => {
+      const isSoftware = error instanceof VfioError && error.errno === 'ENOENT';
+      throw isSoftware
+        ? cannot(`device ${device.iommufdId} is a software device, with no IOMMU behind it`, error)
+        : error;
+    });
+    if (!notesWrites) throw cannot(`the IOMMU behind device ${device.iommufdId} does not note what devices write`);
   }
 
   /** Takes down as much as can be; the first failure is thrown then. */

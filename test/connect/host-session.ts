@@ -56,7 +56,7 @@ export async function hostSession(
 
   await write(FIRST.iova + 7n * PAGE, 1n, 1);
   await device.unmapMemory(FIRST.iova, FIRST.length);
-  await assert.rejects(device.unmapMemory(FIRST.iova, FIRST.length), { errno: /^(EINVAL|ENOENT)$/ });
+  await assert.rejects(device.unmapMemory(FIRST.iova, FIRST.length), { errno: 'EINVAL' });
   assert.deepEqual(await session.collect(dirty), []);
   assert.deepEqual([...dirty.runs()], [page(7)]);
   await session.stop();

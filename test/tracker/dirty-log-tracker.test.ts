@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { IommufdDevice } from '../../src/kernel/index.js';
 import { type DirtyLogTracker, DirtySet, IommufdDirtyTracker, Type1DirtyTracker } from '../../src/tracker/index.js';
-import type { IovaRange } from '../../src/uapi/index.js';
+import { type IovaRange, VfioError } from '../../src/uapi/index.js';
 import { NaiveContainer, NaiveIommufd, PAGE } from './naive-address-space.js';
 
 const device: IommufdDevice = { iommufdId: 1, attachPageTable: async () => {} };
@@ -228,5 +228,17 @@ describe('a tracker of iommufd', () => {
     space.hasDirtyTracking = async () => (await hasDirtyTracking()) && ++asked < 2;
     await expect(tracker.start([pages(0, 8)])).rejects.toMatchObject({ errno: 'EOPNOTSUPP' });
     expect(space.pageTables.size).toBe(0);
+  });
+
+  it('says that a software device has no IOMMU, where the kernel answers ENOENT', async () => {
+    const space = new NaiveIommufd();
+    space.hasDirtyTracking = async () => {
+      throw new VfioError('ENOENT', { operation: 'GET_HW_INFO' });
+    };
+    const starting = new IommufdDirtyTracker(space, [device]).start([pages(0, 8)]);
+    await expect(starting).rejects.toMatchObject({
+      errno: 'EOPNOTSUPP',
+      message: expect.stringContaining('software device'),
+    });
   });
 });
