@@ -6,6 +6,8 @@ export * from './mapping.js';
 export * from './memory-file.js';
 export * from './placed-mapping.js';
 export * from './poll.js';
+export * from './shared-mapping.js';
 export * from './socket-messages.js';
 export * from './unix-socket.js';
 export * from './warn.js';
+export { type WatchedInterval, WriteWatch } from './write-watch.js';

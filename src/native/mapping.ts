@@ -37,6 +37,13 @@ export interface MappingRights {
   readonly write: boolean;
 }
 
+/** A mapping as another thread of this process sees it, made by `Mapping.share`. It means nothing in another process. */
+export interface SharedMapping {
+  readonly address: bigint;
+  /** Bytes. */
+  readonly length: number;
+}
+
 interface AddressRange {
   readonly address: bigint;
   readonly length: number;
@@ -56,6 +63,7 @@ export class Mapping {
   readonly #windows: (Uint8Array | undefined)[];
   #closed = false;
   #viewsHandedOut = false;
+  #shared = false;
 
   private constructor(address: bigint, length: number, rights: MappingRights) {
     this.length = length;
@@ -168,6 +176,36 @@ export class Mapping {
     return Array.from(this.#windows, (_, index) => this.#window(index));
   }
 
+  /**
+   * The mapping for another thread of this process, which sees it by `viewShared`; for `postMessage` or `workerData`.
+   *
+   * How long that thread looks nobody here can know: the addresses of a mapping that was shared are never given back, also after
+   * {@link Mapping.close}. The memory is.
+   * @throws VfioError EBADF when closed, EACCES unless the mapping may be read and written.
+   */
+  share(): SharedMapping {
+    this.#require('read', 0, 0);
+    this.#require('write', 0, 0);
+    this.#viewsHandedOut = true;
+    this.#shared = true;
+    return { address: this.#address, length: this.length };
+  }
+
+  /** Whether {@link Mapping.close} was called. */
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /**
+   * Where the first byte lies in this process: for calls of this room only, as addresses outlive mappings.
+   * @internal
+   * @throws VfioError EBADF when closed
+   */
+  get address(): number {
+    this.#require('read', 0, 0);
+    return Number(this.#address);
+  }
+
   /** Ends the mapping; a second call does nothing. Never throws. */
   close(): void {
     if (this.#closed) return;
@@ -188,6 +226,7 @@ export class Mapping {
   #abandonViews(): void {
     const flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
     libc.mmap(this.#address, this.length, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (this.#shared) return;
     for (const [index, window] of this.#windows.entries()) {
       const range = this.#range(index);
       if (window === undefined) libc.munmap(range.address, range.length);

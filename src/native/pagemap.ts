@@ -1,0 +1,109 @@
+import { openSync } from 'node:fs';
+import { asVfioError } from '../uapi/index.js';
+import { OwnedFd } from './file-descriptor.js';
+import { addressOfBytes, libc, systemError } from './libc.js';
+
+/*
+ * PAGEMAP_SCAN (Linux 6.7): which pages were written, taken and protected again in one step.
+ *
+ * `struct pm_scan_arg` is twelve u64: size, flags, start, end, out walk_end, vector, entries, most pages, inverted, required, any-of and
+ * returned categories. An entry of the vector is three: start, end, categories. Addresses are below 2^47, so that numbers hold them exactly;
+ * they are read and written as two u32, because BigInt costs an allocation for each run.
+ *
+ * Worked example: pages 1, 2 and 5 of memory at 0x7f0000000000 were written. The scan answers 2 entries, {0x7f0000001000, 0x7f0000003000} and
+ * {0x7f0000005000, 0x7f0000006000}, and a walk end of the interval's end. A vector with one entry would have been full after the first, with a
+ * walk end at page 5 or before, and page 5 as it was: the next call goes on there.
+ */
+
+const PAGEMAP_SCAN = 0xc0606610;
+const ARGUMENT_SIZE = 96n;
+/** Protect what is reported; and fail with EPERM where the memory is not under asynchronous protection, instead of calling it clean. */
+const FLAGS = 1n | 2n;
+const PAGE_IS_WRITTEN = 2n;
+
+/** Entries of the vector: 96 KiB stay in the second-level cache, and a call that fills it takes some 0.3 ms. */
+const ENTRIES = 4096;
+const WORDS_PER_ENTRY = 6;
+const TWO_TO_32 = 2 ** 32;
+
+/** Word numbers in the argument, as u32. */
+const START = 4;
+const END = 6;
+const WALK_END = 8;
+
+/** Told the runs of written pages, as addresses. */
+export type RunVisitor = (start: number, end: number) => void;
+
+/** The page tables of this process, as /proc/self/pagemap shows them. */
+export class Pagemap {
+  readonly #fd: OwnedFd;
+  readonly #argument: Uint32Array<ArrayBuffer>;
+  readonly #vector = new Uint32Array(ENTRIES * WORDS_PER_ENTRY);
+
+  /** @throws VfioError ENOENT without /proc; EACCES, EMFILE */
+  constructor() {
+    this.#fd = new OwnedFd(openPagemap());
+    const vector = addressOfBytes(this.#vector);
+    const fields = [ARGUMENT_SIZE, FLAGS, 0n, 0n, 0n, vector, BigInt(ENTRIES), 0n, 0n, PAGE_IS_WRITTEN, 0n];
+    this.#argument = new Uint32Array(BigUint64Array.from([...fields, PAGE_IS_WRITTEN]).buffer);
+  }
+
+  /**
+   * Whether the kernel knows the scan.
+   * @throws VfioError ENOTTY for a kernel before 6.7
+   */
+  requireScan(): void {
+    // An interval of nothing, where the checks of everything else come first.
+    this.#scan(0, 0);
+  }
+
+  /**
+   * Visits what was written in `[start, end)`, and protects it again. All of it is visited once this returns; when it throws, what is
+   * protected again and was not visited is lost.
+   * @param start a multiple of 4096, as `end` is
+   * @throws VfioError EPERM where memory is not under protection; ENOMEM
+   */
+  takeWritten(start: number, end: number, visit: RunVisitor): void {
+    for (let from = start; from < end; ) {
+      const entries = this.#scan(from, end);
+      this.#visit(entries, visit);
+      from = readAddress(this.#argument, WALK_END);
+    }
+  }
+
+  #scan(start: number, end: number): number {
+    writeAddress(this.#argument, START, start);
+    writeAddress(this.#argument, END, end);
+    const entries = libc.ioctl(this.#fd.fd, PAGEMAP_SCAN, this.#argument);
+    if (entries === -1) throw systemError('PAGEMAP_SCAN');
+    return entries;
+  }
+
+  #visit(entries: number, visit: RunVisitor): void {
+    for (let word = 0; word < entries * WORDS_PER_ENTRY; word += WORDS_PER_ENTRY) {
+      visit(readAddress(this.#vector, word), readAddress(this.#vector, word + 2));
+    }
+  }
+
+  /** A second call does nothing. */
+  close(): void {
+    this.#fd.close();
+  }
+}
+
+function openPagemap(): number {
+  try {
+    return openSync('/proc/self/pagemap', 'r');
+  } catch (error) {
+    throw asVfioError(error, 'PAGEMAP_SCAN');
+  }
+}
+
+function readAddress(words: Uint32Array, word: number): number {
+  return words[word]! + words[word + 1]! * TWO_TO_32;
+}
+
+function writeAddress(words: Uint32Array, word: number, address: number): void {
+  words[word] = address % TWO_TO_32;
+  words[word + 1] = Math.floor(address / TWO_TO_32);
+}
