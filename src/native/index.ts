@@ -4,6 +4,7 @@ export { type FdKind, fdKind, fileSize, OwnedFd, openFdCount } from './file-desc
 export * from './file-lock.js';
 export * from './mapping.js';
 export * from './memory-file.js';
+export type { RunsVisitor } from './pagemap.js';
 export * from './placed-mapping.js';
 export * from './poll.js';
 export * from './shared-mapping.js';

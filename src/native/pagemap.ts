@@ -12,7 +12,11 @@ import { addressOfBytes, libc, systemError } from './libc.js';
  *
  * Worked example: pages 1, 2 and 5 of memory at 0x7f0000000000 were written. The scan answers 2 entries, {0x7f0000001000, 0x7f0000003000} and
  * {0x7f0000005000, 0x7f0000006000}, and a walk end of the interval's end. A vector with one entry would have been full after the first, with a
- * walk end at page 5 or before, and page 5 as it was: the next call goes on there.
+ * walk end at page 5 or before, and page 5 as it was: the next call goes on there. Told are pages, counted from the interval's start: 1, 3, 5, 6
+ * for an interval that begins at 0x7f0000000000.
+ *
+ * Runs are told by the call, not one by one: a function that is called with each address costs 190 ns a run, for numbers that do not fit
+ * the engine's small integers, and reading them from an array 10 ns.
  */
 
 const PAGEMAP_SCAN = 0xc0606610;
@@ -25,20 +29,25 @@ const PAGE_IS_WRITTEN = 2n;
 const ENTRIES = 4096;
 const WORDS_PER_ENTRY = 6;
 const TWO_TO_32 = 2 ** 32;
+const PAGE_SIZE = 4096;
 
 /** Word numbers in the argument, as u32. */
 const START = 4;
 const END = 6;
 const WALK_END = 8;
 
-/** Told the runs of written pages, as addresses. */
-export type RunVisitor = (start: number, end: number) => void;
+/**
+ * Told some runs of written pages: `count` of them, of which run `i` is pages `[runs[2 * i], runs[2 * i + 1])`, counted from the interval's
+ * start. The array is only valid until the call returns.
+ */
+export type RunsVisitor = (runs: Uint32Array, count: number) => void;
 
 /** The page tables of this process, as /proc/self/pagemap shows them. */
 export class Pagemap {
   readonly #fd: OwnedFd;
   readonly #argument: Uint32Array<ArrayBuffer>;
   readonly #vector = new Uint32Array(ENTRIES * WORDS_PER_ENTRY);
+  readonly #runs = new Uint32Array(ENTRIES * 2);
 
   /** @throws VfioError ENOENT without /proc; EACCES, EMFILE */
   constructor() {
@@ -60,13 +69,14 @@ export class Pagemap {
   /**
    * Visits what was written in `[start, end)`, and protects it again. All of it is visited once this returns; when it throws, what is
    * protected again and was not visited is lost.
-   * @param start a multiple of 4096, as `end` is
+   * @param start a multiple of 4096, as `end` is; at most 16 TiB lie between
    * @throws VfioError EPERM where memory is not under protection; ENOMEM
    */
-  takeWritten(start: number, end: number, visit: RunVisitor): void {
+  takeWritten(start: number, end: number, visit: RunsVisitor): void {
     for (let from = start; from < end; ) {
-      const entries = this.#scan(from, end);
-      this.#visit(entries, visit);
+      const count = this.#scan(from, end);
+      this.#toPages(count, start);
+      visit(this.#runs, count);
       from = readAddress(this.#argument, WALK_END);
     }
   }
@@ -79,9 +89,14 @@ export class Pagemap {
     return entries;
   }
 
-  #visit(entries: number, visit: RunVisitor): void {
-    for (let word = 0; word < entries * WORDS_PER_ENTRY; word += WORDS_PER_ENTRY) {
-      visit(readAddress(this.#vector, word), readAddress(this.#vector, word + 2));
+  /** Entries as runs of pages behind address `base`. */
+  #toPages(count: number, base: number): void {
+    const vector = this.#vector;
+    const runs = this.#runs;
+    for (let run = 0; run < count; run++) {
+      const entry = run * WORDS_PER_ENTRY;
+      runs[run * 2] = (readAddress(vector, entry) - base) / PAGE_SIZE;
+      runs[run * 2 + 1] = (readAddress(vector, entry + 2) - base) / PAGE_SIZE;
     }
   }
 

@@ -1,6 +1,6 @@
 import { VfioError } from '../uapi/index.js';
 import type { Mapping } from './mapping.js';
-import { Pagemap, type RunVisitor } from './pagemap.js';
+import { Pagemap, type RunsVisitor } from './pagemap.js';
 import { Userfault } from './userfault.js';
 
 /*
@@ -17,8 +17,10 @@ import { Userfault } from './userfault.js';
  */
 
 const PAGE_SIZE = 4096;
+/** Runs are told as u32 page numbers. */
+const LENGTH_LIMIT = 2 ** 32 * PAGE_SIZE;
 
-/** An interval of a mapping, in bytes: whole pages. */
+/** An interval of a mapping, in bytes: whole pages, at most 16 TiB. */
 export interface WatchedInterval {
   readonly mapping: Mapping;
   readonly offset: number;
@@ -73,14 +75,13 @@ export class WriteWatch {
 
   /**
    * Visits the runs of pages of an interval, all of which is watched, that were written since the last call, and begins anew there.
-   * @param visit told byte offsets in the mapping, half open
+   * @param visit told pages of 4096 bytes, counted from the interval's start
    * @throws VfioError EBADF when the mapping is closed; EPERM when a part is not watched (any more); ENOMEM. What was taken before and not
    *   visited is lost: everything counts as written.
    */
-  takeWritten({ mapping, offset, length }: WatchedInterval, visit: RunVisitor): void {
-    const { address } = mapping;
-    const start = address + offset;
-    this.#pagemap.takeWritten(start, start + length, (from, to) => visit(from - address, to - address));
+  takeWritten({ mapping, offset, length }: WatchedInterval, visit: RunsVisitor): void {
+    const start = mapping.address + offset;
+    this.#pagemap.takeWritten(start, start + length, visit);
   }
 
   /** Ends all watching; the mappings are as they were before. A second call does nothing. Never throws. */
@@ -112,7 +113,7 @@ export class WriteWatch {
 function requireInterval({ mapping, offset, length }: WatchedInterval): void {
   const whole = offset % PAGE_SIZE === 0 && length % PAGE_SIZE === 0;
   const reach = Math.ceil(mapping.length / PAGE_SIZE) * PAGE_SIZE;
-  if (whole && offset >= 0 && length > 0 && offset + length <= reach) return;
+  if (whole && offset >= 0 && length > 0 && length <= LENGTH_LIMIT && offset + length <= reach) return;
   const message = `${length} bytes at ${offset} of ${mapping.length} are not whole pages of the mapping`;
   throw new VfioError('EINVAL', { operation: 'WriteWatch', field: 'offset', message });
 }

@@ -18,12 +18,12 @@ export function probeCpuTracking(): VfioError | undefined {
     const interval = { mapping, offset: 0, length: PAGE_SIZE };
     watch.add(interval);
     mapping.fill(0, 1, 1);
-    let bytes = 0;
-    watch.takeWritten(interval, (start, end) => {
-      bytes += end - start;
+    let found = 0;
+    watch.takeWritten(interval, (_, count) => {
+      found += count;
     });
-    if (bytes === PAGE_SIZE) return undefined;
-    throw new VfioError('EIO', { operation: 'PAGEMAP_SCAN', message: `it found ${bytes} bytes of a page written` });
+    if (found === 1) return undefined;
+    throw new VfioError('EIO', { operation: 'PAGEMAP_SCAN', message: 'it does not find a page that was written' });
   } catch (error) {
     return explained(error);
   }

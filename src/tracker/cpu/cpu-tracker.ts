@@ -12,8 +12,8 @@ import { explained } from './cpu-support.js';
  * From runs of bytes that were written to bits.
  *
  * Worked example: a set over IOVA [0x10000, 0x20000) with pages of 4 KiB, and a slot that puts IOVA 0x14000 at byte 0x2000 of a mapping. The
- * scan names bytes [0x3000, 0x5000) of the mapping. IOVA 0x14000 is byte 0x4000 of the range, so that the run is bytes [0x5000, 0x7000) there:
- * bits 5 and 6. With pages of 8 KiB it is bits 2 and 3, of which each was written in part.
+ * scan names pages 1 and 2 of the slot, bytes [0x3000, 0x5000) of the mapping. IOVA 0x14000 is page 4 of the range, so that they are bits 5 and 6.
+ * With pages of 8 KiB they are bits 2 and 3, of which each was written in part.
  */
 
 const PAGE_SIZE = 4096n;
@@ -192,13 +192,15 @@ function openWatch(): WriteWatch {
 
 /** Marks in a range what was written in a slice of it. */
 function takeInto({ iova, bitmap }: DirtyRange, pageSize: bigint, watch: WriteWatch, slice: Slice): void {
-  // From a byte of the mapping to one of the range; powers of two make the multiplication exact.
-  const distance = Number(slice.iova - iova) - slice.offset;
-  const pagesPerByte = 1 / Number(pageSize);
-  watch.takeWritten(slice, (start, end) => {
-    const first = Math.floor((start + distance) * pagesPerByte);
-    const last = Math.floor((end - 1 + distance) * pagesPerByte);
-    setRange(bitmap, first, last + 1);
+  const firstPage = Number((slice.iova - iova) / PAGE_SIZE);
+  // Powers of two make the multiplication exact.
+  const bitsPerPage = Number(PAGE_SIZE) / Number(pageSize);
+  watch.takeWritten(slice, (runs, count) => {
+    for (let run = 0; run < count; run++) {
+      const first = Math.floor((firstPage + runs[2 * run]!) * bitsPerPage);
+      const last = Math.floor((firstPage + runs[2 * run + 1]! - 1) * bitsPerPage);
+      setRange(bitmap, first, last + 1);
+    }
   });
 }
 
