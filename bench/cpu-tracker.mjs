@@ -13,6 +13,7 @@ import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { GuestMemory } from '../dist/memory/index.js';
+import { Mapping } from '../dist/native/index.js';
 import { CpuTracker, DirtySet, probeCpuTracking } from '../dist/tracker/index.js';
 
 const { values } = parseArgs({
@@ -57,15 +58,24 @@ async function startC(folder, fd) {
   };
 }
 
+/** Takes all pages from the system, through a mapping that nobody scans: page tables between them slow a scan down, by 15 % here. */
+function fillFile(memory) {
+  const mapping = Mapping.map(memory.fd, 0, bytes, { read: true, write: true });
+  mapping.fill(0, bytes, 1);
+  mapping.close();
+}
+
 /** Ours in this process. */
 async function startOurs(memory) {
   const range = { iova: 0n, length: memory.size };
+  const windows = memory.mapping.windows;
+  // Page tables one behind the other, as C's are.
+  for (const window of windows) for (let at = 0; at < window.length; at += PAGE) window[at] = 1;
   const tracker = new CpuTracker([{ ...range, memory }]);
   const startedAt = performance.now();
   await tracker.start([range]);
   const armed = { milliseconds: performance.now() - startedAt };
   const dirty = new DirtySet([range]);
-  const windows = memory.mapping.windows;
   let seed = 1;
   const write = perThousand => {
     for (const window of windows) {
@@ -134,7 +144,7 @@ async function measure() {
   const memory = GuestMemory.create(bytes, 'bench');
   const ends = [];
   try {
-    memory.mapping.fill(0, bytes, 1);
+    fillFile(memory);
     const c = await startC(folder, memory.fd);
     ends.push(c.end);
     const ours = await startOurs(memory);
