@@ -202,7 +202,7 @@ export class Mapping {
    * @throws VfioError EBADF when closed
    */
   get address(): number {
-    this.#require('read', 0, 0);
+    this.#requireOpen('address');
     return Number(this.#address);
   }
 
@@ -250,8 +250,12 @@ export class Mapping {
     return window;
   }
 
+  #requireOpen(operation: string): void {
+    if (this.#closed) throw new VfioError('EBADF', { operation, message: 'the mapping is closed' });
+  }
+
   #require(right: 'read' | 'write', offset: number, length: number): void {
-    if (this.#closed) throw new VfioError('EBADF', { operation: right, message: 'the mapping is closed' });
+    this.#requireOpen(right);
     if (!this.#rights[right]) throw new VfioError('EACCES', { operation: right, message: `no right to ${right}` });
     if (!(Number.isSafeInteger(offset) && offset >= 0 && length >= 0 && length <= this.length - offset)) {
       const message = `${length} bytes at ${offset} of ${this.length}`;

@@ -7,6 +7,7 @@ const PAGE = 4096;
 const library = koffi.load(null);
 const madviseCall = library.func('int madvise(uintptr_t address, size_t length, int advice)');
 const fallocateCall = library.func('int fallocate64(int fd, int mode, int64_t offset, int64_t length)');
+const munmapCall = library.func('int munmap(uintptr_t address, size_t length)');
 const mmapCall = library.func(
   'void *mmap64(uintptr_t address, size_t length, int protection, int flags, int fd, int64_t offset)',
 );
@@ -23,6 +24,11 @@ export function advise(mapping: Mapping, page: number, pages: number, advice: nu
 export function punchHole(file: OwnedFd | { fd: number }, page: number, pages: number): void {
   const PUNCH_HOLE_KEEP_SIZE = 3;
   if (fallocateCall(file.fd, PUNCH_HOLE_KEEP_SIZE, page * PAGE, pages * PAGE) !== 0) throw new Error('fallocate');
+}
+
+/** Takes the addresses of pages away. Nobody may touch them afterwards. */
+export function unmapPages(mapping: Mapping, page: number, pages: number): void {
+  munmapCall(mapping.address + page * PAGE, pages * PAGE);
 }
 
 /** Maps pages of a file anew, at the addresses where a mapping of the whole file has them. */

@@ -14,7 +14,7 @@ import {
   writeAt,
 } from '../../src/native/index.js';
 import { errnoOf, expectFdChange, expectNoFdLeak } from './helpers.js';
-import { Advice, advise, cannotWatchWrites, punchHole, replacePages } from './memory-calls.js';
+import { Advice, advise, cannotWatchWrites, punchHole, replacePages, unmapPages } from './memory-calls.js';
 
 expectNoFdLeak();
 
@@ -251,6 +251,28 @@ describe.skipIf(cannotWatchWrites())('refusals', () => {
     replacePages(watched.mapping, watched.file, 8, 2);
     watched.touch(8);
     expect(errnoOf(() => watched.take())).toBe('EPERM');
+  });
+});
+
+describe.skipIf(cannotWatchWrites())('what the kernel does not tell', () => {
+  test('pages whose addresses are taken away are called clean', () => {
+    using watched = new Watched(16);
+    watched.touch(3, 8, 12);
+    unmapPages(watched.mapping, 8, 2);
+    expect(watched.take()).toEqual([3, 12]);
+    replacePages(watched.mapping, watched.file, 8, 2);
+  });
+});
+
+describe.skipIf(cannotWatchWrites())('a mapping that is only written', () => {
+  test('is watched like any other', () => {
+    using file = createMemoryFile('write-only', 4 * PAGE);
+    using mapping = Mapping.map(file.fd, 0, 4 * PAGE, { read: false, write: true });
+    using watch = new WriteWatch();
+    const interval = { mapping, offset: 0, length: 4 * PAGE };
+    watch.add(interval);
+    mapping.write(2 * PAGE, Uint8Array.of(1));
+    expect(takeRuns(watch, interval)).toEqual([[2, 3]]);
   });
 });
 
