@@ -202,12 +202,15 @@ function takeInto({ iova, bitmap }: DirtyRange, pageSize: bigint, watch: WriteWa
   // Powers of two make the multiplication exact.
   const bitsPerPage = Number(PAGE_SIZE) / Number(pageSize);
   watch.takeWritten(slice, (runs, count) => {
-    for (let run = 0; run < count; run++) {
-      const first = Math.floor((firstPage + runs[2 * run]!) * bitsPerPage);
-      const last = Math.floor((firstPage + runs[2 * run + 1]! - 1) * bitsPerPage);
-      setRange(bitmap, first, last + 1);
+    for (let run = 0; run < 2 * count; run += 2) {
+      markRun(bitmap, firstPage + runs[run]!, firstPage + runs[run + 1]!, bitsPerPage);
     }
   });
+}
+
+/** A function of its own: it is called often enough to be compiled for good, where the loop around it is entered a few times a scan. */
+function markRun(bitmap: Uint32Array, first: number, end: number, bitsPerPage: number): void {
+  setRange(bitmap, Math.floor(first * bitsPerPage), Math.floor((end - 1) * bitsPerPage) + 1);
 }
 
 /** The whole pages of a segment that IOVA `[start, end)` touches. */
