@@ -15,8 +15,8 @@ import { addressOfBytes, libc, systemError } from './libc.js';
  * walk end at page 5 or before, and page 5 as it was: the next call goes on there. Told are pages, counted from the interval's start: 1, 3, 5, 6
  * for an interval that begins at 0x7f0000000000.
  *
- * Runs are told by the call, not one by one: a function that is called with each address costs 190 ns a run, for numbers that do not fit
- * the engine's small integers, and reading them from an array 10 ns.
+ * Runs are told by the call, as page numbers in an array: addresses do not fit the engine's small integers, so that passing each to a function
+ * would allocate.
  */
 
 const PAGEMAP_SCAN = 0xc0606610;
@@ -91,7 +91,7 @@ export class Pagemap {
     return entries;
   }
 
-  /** Entries as runs of pages behind address `base`: whole numbers of 32 bits all the way, which take half the time. */
+  /** Entries as runs of pages behind address `base`, in whole numbers of 32 bits. */
   #toPages(count: number, base: number): void {
     const vector = this.#vector;
     const runs = this.#runs;
