@@ -16,4 +16,5 @@ export * from './migration-states.js';
 export { orBytes } from './or-bytes.js';
 export * from './pci-config-space.js';
 export * from './pci-device.js';
+export { Turns } from './turns.js';
 export * from './user-memory.js';

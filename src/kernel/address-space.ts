@@ -72,7 +72,7 @@ export class RegionTable {
     if (other !== undefined) {
       throw new VfioError('EEXIST', { operation: 'DMA_MAP', field: 'iova', message: `overlaps ${shown(other)}` });
     }
-    await map(memory.address);
+    await map(BigInt(memory.address));
     this.#regions.set(iova, mapped);
   }
 

@@ -1,4 +1,4 @@
-import { type FeatureDoor, LentMemory } from '../device/index.js';
+import { type FeatureDoor, LentMemory, Turns } from '../device/index.js';
 import { ioctl, ioctlOffThread, NativeBlock } from '../native/index.js';
 import {
   ADDRESS_LIMIT,
@@ -21,7 +21,6 @@ import {
 import type { GuardedFd } from './guarded-fd.js';
 import type { MigrationFile } from './migration-file.js';
 import { ReportMemory } from './report-memory.js';
-import { Turns } from './turns.js';
 import { VfioRequest } from './vfio-abi.js';
 
 /*

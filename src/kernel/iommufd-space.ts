@@ -1,3 +1,4 @@
+import { Turns } from '../device/index.js';
 import { ioctl, ioctlOffThread, NativeBlock, type OwnedFd } from '../native/index.js';
 import { type IovaRange, VfioError } from '../uapi/index.js';
 import { type AddressSpace, type DmaRegion, type DmaRegionFile, mapMemory, RegionTable } from './address-space.js';
@@ -29,7 +30,6 @@ import {
 import { ReportMemory } from './report-memory.js';
 import { requireBitmap } from './require-bitmap.js';
 import { type Roots, SYSTEM_ROOTS } from './roots.js';
-import { Turns } from './turns.js';
 import { type UnmapWatch, unmapWatched } from './unmap-watch.js';
 import { decodeBind, encodeBind, VfioRequest } from './vfio-abi.js';
 

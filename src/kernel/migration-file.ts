@@ -1,3 +1,4 @@
+import { Turns } from '../device/index.js';
 import { ioctl, NativeBlock, OwnedFd, readStreamOffThread, writeStreamOffThread } from '../native/index.js';
 import {
   decodePrecopyInfo,
@@ -8,7 +9,6 @@ import {
   VfioError,
 } from '../uapi/index.js';
 import { GuardedFd } from './guarded-fd.js';
-import { Turns } from './turns.js';
 import { VfioRequest } from './vfio-abi.js';
 
 /*

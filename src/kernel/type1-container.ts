@@ -1,4 +1,5 @@
 import { orBits } from '../bitmap/index.js';
+import { Turns } from '../device/index.js';
 import { ioctl, ioctlOffThread, NativeBlock, OwnedFd } from '../native/index.js';
 import { bitmapBits, bitmapBytes, bitOf, type IovaRange, VfioError } from '../uapi/index.js';
 import { type AddressSpace, type DmaRegion, type DmaRegionFile, mapMemory, RegionTable } from './address-space.js';
@@ -9,7 +10,6 @@ import { GuardedFd } from './guarded-fd.js';
 import { ReportMemory } from './report-memory.js';
 import { requireBitmap } from './require-bitmap.js';
 import { type Roots, SYSTEM_ROOTS } from './roots.js';
-import { Turns } from './turns.js';
 import { type UnmapWatch, unmapWatched } from './unmap-watch.js';
 import {
   DIRTY_PAGES_START,

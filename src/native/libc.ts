@@ -37,6 +37,8 @@ export const libc = {
   fcntlAt: declare<(fd: number, command: number, argument: Bytes) => number>(
     'int fcntl(int fd, int command, void *argument)',
   ),
+  // For system calls that the library has no function for.
+  syscall: declare<(number: number, argument: number) => number>('int64_t syscall(int64_t number, int64_t argument)'),
   memfdCreate: declare<(name: string, flags: number) => number>(
     'int memfd_create(const char *name, unsigned int flags)',
   ),

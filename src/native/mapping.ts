@@ -37,6 +37,13 @@ export interface MappingRights {
   readonly write: boolean;
 }
 
+/** A mapping as another thread of this process sees it, made by `Mapping.share`. It means nothing in another process. */
+export interface SharedMapping {
+  readonly address: bigint;
+  /** Bytes. */
+  readonly length: number;
+}
+
 interface AddressRange {
   readonly address: bigint;
   readonly length: number;
@@ -56,6 +63,7 @@ export class Mapping {
   readonly #windows: (Uint8Array | undefined)[];
   #closed = false;
   #viewsHandedOut = false;
+  #shared = false;
 
   private constructor(address: bigint, length: number, rights: MappingRights) {
     this.length = length;
@@ -85,12 +93,6 @@ export class Mapping {
     const address = libc.mmap(0n, length, protection, MAP_SHARED, fd, offset);
     if (address === MAP_FAILED) throw systemError('mmap', `${length} bytes at offset ${offset}`);
     return new Mapping(address, length, { read: rights.read, write: rights.write });
-  }
-
-  /** Where the first byte stands, for the kernel alone: no longer than the mapping is open. @throws VfioError EBADF when closed */
-  get address(): bigint {
-    this.#requireOpen('address');
-    return this.#address;
   }
 
   /**
@@ -174,6 +176,37 @@ export class Mapping {
     return Array.from(this.#windows, (_, index) => this.#window(index));
   }
 
+  /**
+   * The mapping for another thread of this process, which sees it by `viewShared`; for `postMessage` or `workerData`.
+   *
+   * How long that thread looks nobody here can know: the addresses of a mapping that was shared are never given back, also after
+   * {@link Mapping.close}. The memory is.
+   * @throws VfioError EBADF when closed, EACCES unless the mapping may be read and written.
+   */
+  share(): SharedMapping {
+    this.#require('read', 0, 0);
+    this.#require('write', 0, 0);
+    this.#viewsHandedOut = true;
+    this.#shared = true;
+    return { address: this.#address, length: this.length };
+  }
+
+  /** Whether {@link Mapping.close} was called. */
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /**
+   * Where the first byte lies in this process, for the kernel alone: addresses outlive mappings. User space ends below 2^47, so that a number is
+   * exact.
+   * @internal
+   * @throws VfioError EBADF when closed
+   */
+  get address(): number {
+    this.#requireOpen('address');
+    return Number(this.#address);
+  }
+
   /** Ends the mapping; a second call does nothing. Never throws. */
   close(): void {
     if (this.#closed) return;
@@ -194,6 +227,7 @@ export class Mapping {
   #abandonViews(): void {
     const flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
     libc.mmap(this.#address, this.length, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (this.#shared) return;
     for (const [index, window] of this.#windows.entries()) {
       const range = this.#range(index);
       if (window === undefined) libc.munmap(range.address, range.length);

@@ -1,4 +1,5 @@
 import { clearRange } from '../bitmap/index.js';
+import { Turns } from '../device/index.js';
 import { asVfioError, bitmapBits, bitmapBytes, type IovaRange, VfioError } from '../uapi/index.js';
 import type { DirtyLog } from './dirty-log.js';
 import type { DirtySet } from './dirty-set.js';
@@ -25,7 +26,7 @@ export class DirtyLogTracker implements Tracker {
   #pageSize = 0n;
   #started = false;
   #holdsSpace = false;
-  #turn: Promise<unknown> = Promise.resolve();
+  readonly #turns = new Turns();
 
   constructor(name: string, log: DirtyLog) {
     this.name = name;
@@ -43,7 +44,7 @@ export class DirtyLogTracker implements Tracker {
    *   is started
    */
   start(ranges: readonly IovaRange[]): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.#turns.run(async () => {
       const operation = 'start';
       if (this.#started) throw new VfioError('EINVAL', { operation, message: `${this.name} is started` });
       if (!this.#holdsSpace && inUse.has(this.#log.space)) {
@@ -63,7 +64,7 @@ export class DirtyLogTracker implements Tracker {
 
   /** See {@link Tracker.collect}. */
   collect(dirty: DirtySet): Promise<LostLog[]> {
-    return this.#inTurn(async () => {
+    return this.#turns.run(async () => {
       if (!this.#started) {
         dirty.markAll();
         throw new VfioError('EINVAL', { operation: 'collect', message: `${this.name} is not started` });
@@ -121,7 +122,7 @@ export class DirtyLogTracker implements Tracker {
 
   /** See {@link Tracker.stop}. */
   stop(): Promise<void> {
-    return this.#inTurn(() => this.#end());
+    return this.#turns.run(() => this.#end());
   }
 
   async #end(): Promise<void> {
@@ -146,12 +147,6 @@ export class DirtyLogTracker implements Tracker {
     try {
       await this.#log.stop();
     } catch {}
-  }
-
-  #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const result = this.#turn.then(work);
-    this.#turn = result.catch(() => {});
-    return result;
   }
 }
 

@@ -1,4 +1,4 @@
-import type { FeatureClient } from '../device/index.js';
+import { type FeatureClient, Turns } from '../device/index.js';
 import { mergeRanges } from '../log/index.js';
 import { asVfioError, type IovaRange, VfioError } from '../uapi/index.js';
 import { DirtySet } from './dirty-set.js';
@@ -49,7 +49,7 @@ export class LoggingSession implements Tracker {
   #pageSize = 0n;
   #started = false;
   #holdsDevice = false;
-  #turn: Promise<unknown> = Promise.resolve();
+  readonly #turns = new Turns();
 
   constructor(features: FeatureClient, options: LoggingSessionOptions = {}) {
     this.name = options.name ?? 'dma log';
@@ -76,7 +76,7 @@ export class LoggingSession implements Tracker {
    *   started already
    */
   start(ranges: readonly IovaRange[]): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.#turns.run(async () => {
       const operation = 'DMA_LOGGING_START';
       if (this.#started) throw new VfioError('EINVAL', { operation, message: `${this.name} is started` });
       if (!this.#holdsDevice && inUse.has(this.#features)) {
@@ -109,7 +109,7 @@ export class LoggingSession implements Tracker {
 
   /** See {@link Tracker.collect}. */
   collect(dirty: DirtySet): Promise<LostLog[]> {
-    return this.#inTurn(() => this.#collect(dirty));
+    return this.#turns.run(() => this.#collect(dirty));
   }
 
   async #collect(dirty: DirtySet): Promise<LostLog[]> {
@@ -153,7 +153,7 @@ export class LoggingSession implements Tracker {
    * @throws VfioError as {@link LoggingSession.collect}
    */
   changeRanges(ranges: readonly IovaRange[], dirty: DirtySet): Promise<LostLog[]> {
-    return this.#inTurn(async () => {
+    return this.#turns.run(async () => {
       const lost = await this.#collect(dirty);
       this.#ranges = ranges.map(range => ({ ...range }));
       await this.#restart(dirty, 'was given new ranges');
@@ -182,7 +182,7 @@ export class LoggingSession implements Tracker {
 
   /** STOP. Failing to reach the device is no error: with it, its log is gone. */
   stop(): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.#turns.run(async () => {
       if (this.#started) await this.#stopDevice();
       if (this.#holdsDevice) inUse.delete(this.#features);
       this.#holdsDevice = false;
@@ -205,12 +205,6 @@ export class LoggingSession implements Tracker {
     } catch {
       return false;
     }
-  }
-
-  #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const result = this.#turn.then(work);
-    this.#turn = result.catch(() => {});
-    return result;
   }
 }
 

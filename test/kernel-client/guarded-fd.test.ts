@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
+import { Turns } from '../../src/device/index.js';
 import { GuardedFd } from '../../src/kernel/guarded-fd.js';
-import { Turns } from '../../src/kernel/turns.js';
 import { createEventFd, fdKind } from '../../src/native/index.js';
 import { errnoOf, expectNoFdLeak } from '../native/helpers.js';
 

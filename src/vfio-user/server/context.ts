@@ -1,11 +1,10 @@
-import type { Device } from '../../device/index.js';
+import type { Device, Turns } from '../../device/index.js';
 import type { DmaRegionSpec, MaybePromise } from '../../memory/index.js';
 import type { Frame } from '../wire/frame-parser.js';
 import type { VfioUserLimits } from '../wire/limits.js';
 import type { AgreedFeatures } from '../wire/version.js';
 import type { DmaRequests } from './dma-requests.js';
 import type { SharedBitmaps } from './shared-bitmaps.js';
-import type { Turns } from './turns.js';
 
 /** What the commands of one connection work on. */
 export interface CommandContext {

@@ -1,4 +1,4 @@
-import type { Device } from '../../device/index.js';
+import type { Device, Turns } from '../../device/index.js';
 import type { DmaRegionSpec } from '../../memory/index.js';
 import type { VfioError } from '../../uapi/index.js';
 import { STRUCTURE_ROOM, type VfioUserLimits } from '../wire/limits.js';
@@ -6,7 +6,6 @@ import { answerVersion, decodeVersion, encodeVersion } from '../wire/version.js'
 import type { CommandContext, Reply } from './context.js';
 import { DmaRequests } from './dma-requests.js';
 import { SharedBitmaps } from './shared-bitmaps.js';
-import type { Turns } from './turns.js';
 import { TwinSocket } from './twin-socket.js';
 
 /** What a session needs to know. */

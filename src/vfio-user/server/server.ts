@@ -1,4 +1,4 @@
-import type { Device } from '../../device/index.js';
+import { type Device, Turns } from '../../device/index.js';
 import type { DmaRegionSpec } from '../../memory/index.js';
 import {
   type AddressOptions,
@@ -16,7 +16,6 @@ import { Admission } from './admission.js';
 import type { SessionOptions } from './establish.js';
 import { statisticsOf } from './extensions.js';
 import { type ClientRole, ServerSession } from './session.js';
-import { Turns } from './turns.js';
 
 /** Where and how a {@link VfioUserServer} serves. */
 export interface ServerOptions extends Partial<VfioUserLimits>, AddressOptions {
