@@ -7,5 +7,6 @@ export * from './machine-memory.js';
 export * from './memory-block.js';
 export * from './memory-digest.js';
 export * from './migration-report.js';
+export * from './ownership/index.js';
 export * from './source.js';
 export * from './stream-format.js';

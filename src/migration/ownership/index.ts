@@ -1,0 +1,6 @@
+/** Who may run a machine, recorded outside the processes that run it. @module */
+export * from './claim-ownership.js';
+export * from './offer-machine.js';
+export * from './ownership-record.js';
+export * from './ownership-store.js';
+export * from './take-machine.js';
