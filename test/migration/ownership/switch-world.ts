@@ -31,7 +31,8 @@ class Process {
   resting: (() => void) | undefined;
   reading: ((record: OwnershipRecord | undefined) => void) | undefined;
   isDead = false;
-  knowsCut = false;
+  /** Has come to its result, whatever it was. */
+  isDone = false;
   runs = false;
 
   constructor(
@@ -43,7 +44,14 @@ class Process {
   hear(what: string): void {
     const isVain = what === 'unknown' || what === 'not-set';
     if (isVain && this.heard.at(-1) === 'has rested') this.heard.pop();
-    else this.heard.push(what);
+    // Only a destination's first request makes a difference between the two.
+    else this.heard.push(isVain && this.name !== 'destination' ? 'vain' : what);
+  }
+
+  /** What decides its future. */
+  get memory(): unknown {
+    if (this.isDead) return [this.name, 'dead'];
+    return [this.name, this.runs, this.isDone ? 'over' : [this.heard, this.inbox]];
   }
 }
 
@@ -92,12 +100,16 @@ export class SwitchWorld implements World {
     });
     if (result.owner === 'source') this.#run(side);
     if (result.owner === 'source') this.#send(side, 'refused');
+    side.isDone = true;
   }
 
   async #runDestination(): Promise<void> {
     const side = this.#destination;
     const offer = await this.#receive(side).catch(() => undefined);
-    if (offer !== 'offer') return;
+    if (offer !== 'offer') {
+      side.isDone = true;
+      return;
+    }
     const result = await takeMachine({
       ownership: this.#ownership(side),
       offered: this.#first,
@@ -112,6 +124,7 @@ export class SwitchWorld implements World {
     });
     if (result.outcome === 'taken') this.#run(side);
     this.#send(side, result.outcome === 'taken' ? 'taken' : 'refused');
+    side.isDone = true;
   }
 
   /** What a host's supervisor does with a machine whose process has died. */
@@ -122,6 +135,7 @@ export class SwitchWorld implements World {
       () => this.#run(side),
       () => {},
     );
+    side.isDone = true;
   }
 
   #run(side: Process): void {
@@ -159,23 +173,21 @@ export class SwitchWorld implements World {
   }
 
   #receive(side: Process): Promise<Word> {
-    if (side.knowsCut) return Promise.reject(failure('cut'));
     return new Promise((resolve, reject) => {
       side.receiver = { resolve, reject };
     });
   }
 
   steps(): Step[] {
-    const living = this.#processes.filter(side => !side.isDead);
+    const busy = this.#processes.filter(side => !side.isDead && !side.isDone);
     return [
-      ...living.flatMap(side => this.#stepsOf(side)),
+      ...busy.flatMap(side => this.#stepsOf(side)),
       ...this.#requests.filter(({ by }) => !by.isDead).flatMap(request => this.#stepsOfRequest(request)),
       ...this.#strays.map(stray => ({
         name: `a stray request of ${this.#writers.get(stray.next.change)} arrives`,
         faults: 0 as const,
         optional: true,
         happen: () => {
-          this.#strays.splice(this.#strays.indexOf(stray), 1);
           this.#apply(stray);
         },
       })),
@@ -201,11 +213,10 @@ export class SwitchWorld implements World {
         receiver.resolve(inbox.shift()!.word);
       });
     }
-    if (this.#linkIsCut && !side.knowsCut && inbox.length === 0) {
+    if (receiver !== undefined && inbox.length === 0 && this.#linkIsCut) {
       add('notices the cut', () => {
-        side.knowsCut = true;
         side.receiver = undefined;
-        receiver?.reject(failure('cut'));
+        receiver.reject(failure('cut'));
       });
     }
     if (resting !== undefined) {
@@ -264,12 +275,15 @@ export class SwitchWorld implements World {
 
   /** Of two that are the same, the second to arrive does nothing. */
   #stray({ expected, next }: Request): void {
-    if (!this.#strays.some(stray => stray.next === next)) this.#strays.push({ expected, next });
+    const isIdle = !isSameRecord(expected, this.#record) || this.#strays.some(stray => stray.next === next);
+    if (!isIdle) this.#strays.push({ expected, next });
   }
 
   #apply({ expected, next }: Pick<Request, 'expected' | 'next'>): CompareAndSetResult {
     if (!isSameRecord(this.#record, expected)) return { outcome: 'conflict', current: this.#record };
     this.#record = next;
+    // No record comes twice: what expects another one than this does nothing any more.
+    this.#strays = this.#strays.filter(stray => isSameRecord(stray.expected, next));
     return { outcome: 'set' };
   }
 
@@ -278,7 +292,7 @@ export class SwitchWorld implements World {
     const fault = (name: string, happen: () => void) => steps.push({ name, faults: 1, happen });
     for (const side of [this.#source, this.#destination]) {
       if (!side.isDead) fault(`${side.name} is killed`, () => this.#kill(side));
-      if (!this.#cutFromStore.has(side))
+      if (!side.isDead && !side.isDone && !this.#cutFromStore.has(side))
         fault(`${side.name} is cut from the store`, () => this.#cutFromStore.add(side));
       const isRestarted = this.#processes.some(other => other !== side && other.host === side.host);
       if (side.isDead && !isRestarted) {
@@ -327,8 +341,13 @@ export class SwitchWorld implements World {
       this.#nameOf(this.#record),
       this.#requests.map(request => `${request.by.name}: ${name(request)}`).sort(),
       this.#strays.map(name).sort(),
-      [this.#linkIsCut, this.#storeIsDown, this.#cutFromStore.has(this.#source), this.#cutFromStore.has(this.#destination)],
-      this.#processes.map(side => [side.name, side.heard, side.inbox, side.isDead, side.runs]),
+      [
+        this.#linkIsCut,
+        this.#storeIsDown,
+        this.#cutFromStore.has(this.#source),
+        this.#cutFromStore.has(this.#destination),
+      ],
+      this.#processes.map(side => side.memory),
     ]).replaceAll(/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/g, change => this.#writers.get(change)!);
   }
 
