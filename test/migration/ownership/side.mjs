@@ -1,5 +1,5 @@
-// side.mjs ROLE STORE MACHINE RUNNING [PORT]: one end of a migration as a process of its own. ROLE: source, destination. STORE: a folder or
-// etcd's address. RUNNING: a file on which whoever runs the machine holds a lock, so that a second one that runs it shows.
+// side.mjs ROLE STORE TIMEOUT MACHINE RUNNING [PORT]: one end of a migration as a process of its own. ROLE: source, destination. STORE: a folder
+// or etcd's address. TIMEOUT: how long etcd may take to answer, milliseconds. RUNNING: a file on which whoever runs the machine holds a lock, so that a second one that runs it shows.
 import { closeSync, openSync } from 'node:fs';
 import { LocalDevice, PciDevice } from '../../../dist/device/index.js';
 import { backingFor, GuestMemory } from '../../../dist/memory/index.js';
@@ -14,9 +14,9 @@ import {
 import { lockFile } from '../../../dist/native/index.js';
 import { linux, PciRegion } from '../../../dist/uapi/index.js';
 
-const [role, place, machine, running, port] = process.argv.slice(2);
+const [role, place, timeout, machine, running, port] = process.argv.slice(2);
 const store = place.startsWith('http')
-  ? new EtcdOwnershipStore({ endpoints: [place], timeoutMs: 300 })
+  ? new EtcdOwnershipStore({ endpoints: [place], timeoutMs: Number(timeout) })
   : new FileOwnershipStore(place);
 const ownership = { store, machine, self: role };
 const SIZE = 64 * 4096;
