@@ -11,7 +11,7 @@ import {
 } from '../../../src/migration/index.js';
 import { MigrationState, VfioError } from '../../../src/uapi/index.js';
 import { temporaryFolder } from '../../native/helpers.js';
-import { type Host, hashOf, move, tamperedLink, twoHosts } from '../two-hosts.js';
+import { type Host, hashOf, move as moveMachine, tamperedLink, twoHosts } from '../two-hosts.js';
 import { newMachine } from './store-rules.js';
 
 const PAGES = 20;
@@ -23,6 +23,11 @@ const opened: Hosts[] = [];
 afterEach(async () => {
   for (const hosts of opened.splice(0)) await hosts.close();
 });
+
+/** Whether it converges is another matter, and a question of how busy the host is. */
+function move(hosts: Hosts, options: Parameters<typeof moveMachine>[1]) {
+  return moveMachine(hosts, { downtimeLimitMs: 60_000, ...options });
+}
 
 async function pair(): Promise<Hosts> {
   const hosts = await twoHosts(PAGES);

@@ -90,7 +90,8 @@ if (role === 'source') {
   device.start();
   const to = { host: '127.0.0.1', port: Number(port) };
   const onEvent = event => event.event === 'phase' && process.send({ phase: event.phase });
-  const { outcome, runningAt } = await migrate({ ...common, to, onEvent });
+  // Whether it converges is another matter, and a question of how busy the host is.
+  const { outcome, runningAt } = await migrate({ ...common, to, onEvent, downtimeLimitMs: 60_000 });
   await new Promise(resolve => process.send({ end: { outcome, runningAt, runs: device.runs } }, resolve));
 } else {
   const receiver = await MigrationReceiver.listen({ ...common, listen: { port: 0 } });
