@@ -7,7 +7,16 @@ import { checkHello } from './hello.js';
 import { type MachineMemory, PAGE_SIZE } from './machine-memory.js';
 import { applyMemoryBlock } from './memory-block.js';
 import { digestMemory, digestPages } from './memory-digest.js';
-import { BLOCK_SIZE, DigestKind, decodeHello, encodeHello, FrameType, STREAM_VERSION } from './stream-format.js';
+import { decodeRecord, type Ownership, type OwnershipRecord, type TakeLink, takeMachine } from './ownership/index.js';
+import {
+  BLOCK_SIZE,
+  DigestKind,
+  decodeHello,
+  encodeHello,
+  FrameType,
+  type Hello,
+  STREAM_VERSION,
+} from './stream-format.js';
 
 /** How many may be connected at a time, before one of them has shown to be the source. Each costs a buffer of a block. */
 const MOST_CONNECTIONS = 16;
@@ -24,6 +33,11 @@ export interface ReceiveOptions {
   devices: readonly DeviceHandle[];
   /** How long the source may be silent, milliseconds; default 60,000. */
   timeoutMs?: number;
+  /**
+   * Where it is recorded who may run the machine, and who this side is: the machine then runs here only when the record says so. The source
+   * must have the same store and machine.
+   */
+  ownership?: Ownership;
 }
 
 /** How receiving ended. */
@@ -38,7 +52,7 @@ export interface ReceiveReport {
 
 /**
  * The destination of one migration. It listens, takes the first source that connects and fits, and runs the machine when that source says
- * GO; never before, and never without.
+ * GO; never before, and never without. Where there is an ownership record, it puts itself in there first.
  */
 export class MigrationReceiver {
   readonly #options: ReceiveOptions;
@@ -136,8 +150,12 @@ class Reception {
   readonly #report: ReceiveReport = { pagesReceived: 0, stateBytes: 0, loadMs: 0, resumeMs: 0 };
   /** Whether this is the one that fills memory and devices. */
   hasMachine = false;
-  /** The machine is this end's, and stays so whatever becomes of the connection. */
+  /** The machine is this end's, or may be, and stays so whatever becomes of the connection. */
   #hasGo = false;
+  /** The ownership record as both ends had it when they agreed. */
+  #offered: OwnershipRecord | undefined;
+  /** Ends the asking of a store that does not answer. */
+  readonly #enough = new AbortController();
 
   /** @param claim takes the machine's place, or throws */
   constructor(options: ReceiveOptions, channel: FrameChannel, claim: () => void) {
@@ -153,6 +171,7 @@ class Reception {
       await this.#receive();
       await this.#load();
       await this.#waitForGo();
+      await this.#take();
       await this.#resume();
     } catch (error) {
       const failure = asVfioError(error, 'receive');
@@ -167,8 +186,12 @@ class Reception {
     return this.#report;
   }
 
-  /** Takes no GO any more, tells the source, and closes. Once GO was taken the machine runs here, and nothing is done. */
+  /**
+   * Takes no GO any more, tells the source, and closes. Once GO was taken the machine runs here, and nothing is done; but a store that does not
+   * answer is not asked any more.
+   */
   async giveUp(error: VfioError): Promise<void> {
+    this.#enough.abort();
     if (this.#hasGo) return;
     await this.#channel.abort({ error, mayRun: false });
   }
@@ -179,7 +202,7 @@ class Reception {
 
   async #agree(): Promise<void> {
     const { memory, devices } = this.#options;
-    const ours = {
+    const ours: Hello = {
       version: STREAM_VERSION,
       pageSize: PAGE_SIZE,
       memory: memory.ranges,
@@ -189,16 +212,26 @@ class Reception {
     // A source has its HELLO ready; whoever lets one byte a minute trickle in is none.
     const late = new VfioError('ETIMEDOUT', { operation: 'HELLO', message: `did not come within ${HELLO_MS} ms` });
     const deadline = setTimeout(() => this.#channel.destroy(late), HELLO_MS);
+    let theirs: Hello;
     try {
-      const theirs = decodeHello(await this.#channel.expect(FrameType.HELLO));
-      checkHello(ours, theirs);
-      this.#channel.keepAlive(theirs.timeoutMs);
+      theirs = decodeHello(await this.#channel.expect(FrameType.HELLO));
     } finally {
       clearTimeout(deadline);
     }
+    ours.ownership = await this.#askOwner();
+    checkHello(ours, theirs);
+    this.#offered = ours.ownership?.record;
+    this.#channel.keepAlive(theirs.timeoutMs);
     this.#claim();
     this.hasMachine = true;
     await this.#channel.send(FrameType.HELLO, encodeHello(ours));
+  }
+
+  /** Only now, when a source has come: it may have recorded itself a moment ago. */
+  async #askOwner(): Promise<Hello['ownership']> {
+    const { ownership } = this.#options;
+    if (ownership === undefined) return undefined;
+    return { self: ownership.self, record: await ownership.store.read(ownership.machine) };
   }
 
   async #receive(): Promise<void> {
@@ -273,9 +306,35 @@ class Reception {
     }
   }
 
+  /** The commit: from here on the record says that the machine is this end's. */
+  async #take(): Promise<void> {
+    const { ownership } = this.#options;
+    if (ownership === undefined) return;
+    const link = takeLinkOver(this.#channel);
+    const result = await takeMachine({ ownership, offered: this.#offered!, link, signal: this.#enough.signal });
+    if (result.outcome === 'taken') return;
+    this.#hasGo = result.outcome === 'unknown';
+    throw result.error;
+  }
+
   async #resume(): Promise<void> {
     const startedAt = performance.now();
     await this.#setAll(MigrationState.RUNNING);
     this.#report.resumeMs = performance.now() - startedAt;
   }
+}
+
+function takeLinkOver(channel: FrameChannel): TakeLink {
+  return {
+    async askToSettle() {
+      await channel.send(FrameType.SETTLE);
+      try {
+        const payload = await channel.expect(FrameType.OWNER);
+        return { record: decodeRecord(new TextDecoder().decode(payload), 'OWNER') };
+      } catch (error) {
+        if (channel.peerAbort === undefined) throw error;
+        return { refused: channel.peerAbort.error };
+      }
+    },
+  };
 }

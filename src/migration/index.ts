@@ -6,6 +6,7 @@ export * from './frame-parser.js';
 export * from './machine-memory.js';
 export * from './memory-block.js';
 export * from './memory-digest.js';
-export * from './migration-report.js';
+export type * from './migration-report.js';
+export * from './ownership/index.js';
 export * from './source.js';
 export * from './stream-format.js';

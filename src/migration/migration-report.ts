@@ -55,13 +55,15 @@ export interface MigrationReport {
   /** `not-converged`: the pass limit was reached. `failed`: see `error`. */
   outcome: 'moved' | 'not-converged' | 'failed';
   /**
-   * Where the machine runs. `nowhere`: the destination does not and the source's devices could not be started again. `unknown`: the
-   * connection broke between telling the destination to run and its answer; the source stays stopped, so that never two run. Or the devices
-   * did not run, or did not answer, when the migration was asked for: nothing was done to them.
+   * Where the machine runs. `destination`: it has said so, or the ownership record does. `nowhere`: the destination does not and the source's
+   * devices could not be started again. `unknown`: the connection broke between telling the destination to run and its answer, and there is no
+   * ownership record that could be asked; or the destination has the machine and its devices did not start. The source stays stopped, so that
+   * never two run. Or the devices did not run, or did not answer, when the migration was asked for: nothing was done to them.
    */
   runningAt: 'source' | 'destination' | 'nowhere' | 'unknown';
   /** Phase in which it ended. */
   phase: MigrationPhase;
+  /** Why it failed; or, of a machine that was moved by its ownership record, why the destination's word that it runs did not come. */
   error: VfioError | undefined;
   passes: PassReport[];
   /** All passes together. */
@@ -87,4 +89,26 @@ export interface MigrationReport {
   stalePages: number | undefined;
   /** Logs that were lost and made everything dirty. */
   lostLogs: LostLog[];
+}
+
+/** The report of a migration that has not begun. */
+export function emptyReport(): MigrationReport {
+  return {
+    outcome: 'failed',
+    runningAt: 'source',
+    phase: 'connect',
+    error: undefined,
+    passes: [],
+    pagesSent: 0,
+    bytesSent: 0,
+    stateBytes: 0,
+    totalMs: 0,
+    downtimeMs: 0,
+    estimatedDowntimeMs: 0,
+    verifyMs: 0,
+    verified: undefined,
+    digests: undefined,
+    stalePages: undefined,
+    lostLogs: [],
+  };
 }

@@ -1,28 +1,33 @@
-import { once } from 'node:events';
-import { connect } from 'node:net';
 import { performance } from 'node:perf_hooks';
-import { RunCursor } from '../bitmap/index.js';
-import { type DeviceHandle, isRunning } from '../device/index.js';
+import type { DeviceHandle } from '../device/index.js';
 import { DirtySet, LoggingSession, type Tracker, TrackerUnion } from '../tracker/index.js';
-import {
-  asVfioError,
-  MIGRATION_P2P,
-  MIGRATION_PRE_COPY,
-  MIGRATION_STOP_COPY,
-  MigrationState,
-  migrationStateName,
-  VfioError,
-  viewOf,
-} from '../uapi/index.js';
-import { decide, estimateDowntimeMs } from './convergence.js';
-import { FrameChannel, unexpected } from './frame-channel.js';
-import type { Frame } from './frame-parser.js';
-import { checkHello } from './hello.js';
+import { asVfioError, VfioError } from '../uapi/index.js';
+import { type ConvergenceLimits, decide, estimateDowntimeMs } from './convergence.js';
+import { unexpected } from './frame-channel.js';
+import { Interruption } from './interruption.js';
 import { type MachineMemory, PAGE_SIZE } from './machine-memory.js';
-import { MemoryBlock } from './memory-block.js';
-import { countDifferentPages, digestMemory, digestPages } from './memory-digest.js';
-import type { MigrationEvent, MigrationPhase, MigrationReport, PassReport } from './migration-report.js';
-import { DigestKind, decodeHello, encodeHello, FrameType, type Hello, STREAM_VERSION } from './stream-format.js';
+import {
+  emptyReport,
+  type MigrationEvent,
+  type MigrationPhase,
+  type MigrationReport,
+  type PassReport,
+} from './migration-report.js';
+import {
+  isSameRecord,
+  type OfferLink,
+  type Ownership,
+  type OwnershipRecord,
+  offerMachine,
+  requireOwnership,
+  staleOwnership,
+} from './ownership/index.js';
+import { PassSender } from './pass-sender.js';
+import { SourceDevices } from './source-devices.js';
+import { SourceLink } from './source-link.js';
+import { offerLinkOver } from './source-switch.js';
+import { FrameType, STREAM_VERSION } from './stream-format.js';
+import { verifyMemory } from './verify-memory.js';
 
 /** What {@link migrate} moves, and where to. */
 export interface MigrateOptions {
@@ -44,8 +49,14 @@ export interface MigrateOptions {
   verify?: 'off' | 'abort' | 'report';
   /** How long the destination may be silent, or out of reach, milliseconds; default 60,000. */
   timeoutMs?: number;
-  /** Gives up, at once and in any phase: the machine then runs on at the source. Too late once the destination was told to run. */
+  /** Gives up, at once and in any phase: the machine then runs on at the source. Too late once the destination was told to run;
+   * then it only ends the waiting for an ownership store that does not answer. */
   signal?: AbortSignal;
+  /**
+   * Where it is recorded who may run the machine, and who this side is. The destination must have the same store and machine. Without it the
+   * source cannot know whose the machine is when the link breaks at the switch.
+   */
+  ownership?: Ownership;
   onEvent?: (event: MigrationEvent) => void;
 }
 
@@ -54,7 +65,7 @@ export interface MigrateOptions {
  *
  * The source gives the machine away with one word, GO, which it sends only after the destination has said that it has loaded everything.
  * Before GO every failure ends with the machine running at the source. After GO the source never runs it again, unless the destination
- * says that it has not taken it.
+ * says that it has not taken it; or unless a record outside the two ends says so: see {@link MigrateOptions.ownership}, docs/ownership.md.
  *
  * Every device must be in state RUNNING. One that is not (a machine that was moved away already) is left as it is.
  *
@@ -68,40 +79,31 @@ export async function migrate(options: MigrateOptions): Promise<MigrationReport>
   return new MigrationSource(options, { downtimeLimitMs, maxPasses }).run();
 }
 
-/** Devices that a migration in this process is moving. Two at a time would each undo what the other does. */
-const moving = new WeakSet<DeviceHandle>();
-
 /** The pass limit was reached: no failure, but no migration either. */
 class NotConverged extends Error {}
 
 class MigrationSource {
   readonly #options: MigrateOptions;
-  readonly #limits: { downtimeLimitMs: number; maxPasses: number };
+  readonly #limits: ConvergenceLimits;
+  readonly #devices: SourceDevices;
   readonly #tracker: Tracker;
-  readonly #report: MigrationReport;
-  readonly #block: MemoryBlock;
+  readonly #passes: PassSender;
+  readonly #interruption = new Interruption();
+  readonly #report = emptyReport();
   readonly #startedAt = performance.now();
-  #channel: FrameChannel | undefined;
-  #answer: Promise<Frame> | undefined;
-  #peerFailure: unknown;
-  /** The devices are this migration's, and no other's. */
-  #reserved = false;
-  /** They were found running: so they shall run again if it fails. */
-  #mayResume = false;
-  /** GO is on its way: the machine is the destination's. */
+  #link: SourceLink | undefined;
+  /** The record under which the machine runs here. */
+  #held: OwnershipRecord | undefined;
+  #destinationName = '';
+  /** GO is on its way: the machine is the destination's, as far as is known. */
   #given = false;
-  /** Rejects when the caller gives up. */
-  readonly #interrupted: Promise<never>;
-  #interrupt: (error: VfioError) => void = () => {};
-  #flags: number[] = [];
   #lastCollectAt = 0;
   #collectMs = 0;
-  #roundTripMs = 0;
-  #bytesPerSecond = 0;
 
-  constructor(options: MigrateOptions, limits: { downtimeLimitMs: number; maxPasses: number }) {
+  constructor(options: MigrateOptions, limits: ConvergenceLimits) {
     this.#options = options;
     this.#limits = limits;
+    this.#devices = new SourceDevices(options.devices);
     this.#tracker = new TrackerUnion(
       options.trackers ??
         options.devices.map(
@@ -109,35 +111,15 @@ class MigrationSource {
           ({ features, target }) => new LoggingSession(features, { name: `DMA log of ${target}`, takeOver: true }),
         ),
     );
-    this.#interrupted = new Promise((_, reject) => {
-      this.#interrupt = reject;
-    });
-    this.#interrupted.catch(() => {});
-    this.#block = new MemoryBlock(options.memory);
-    this.#report = {
-      outcome: 'failed',
-      runningAt: 'source',
-      phase: 'connect',
-      error: undefined,
-      passes: [],
-      pagesSent: 0,
-      bytesSent: 0,
-      stateBytes: 0,
-      totalMs: 0,
-      downtimeMs: 0,
-      estimatedDowntimeMs: 0,
-      verifyMs: 0,
-      verified: undefined,
-      digests: undefined,
-      stalePages: undefined,
-      lostLogs: [],
-    };
+    this.#passes = new PassSender(options.memory, event => this.#emit(event));
+    this.#report.passes = this.#passes.passes;
   }
 
   async run(): Promise<MigrationReport> {
+    const { signal } = this.#options;
     const onAbort = () => this.#giveUpBecauseAsked();
-    this.#options.signal?.addEventListener('abort', onAbort, { once: true });
-    if (this.#options.signal?.aborted) onAbort();
+    signal?.addEventListener('abort', onAbort, { once: true });
+    if (signal?.aborted) onAbort();
     try {
       await this.#move();
       this.#report.outcome = 'moved';
@@ -145,10 +127,11 @@ class MigrationSource {
     } catch (error) {
       await this.#giveUp(error);
     } finally {
-      this.#options.signal?.removeEventListener('abort', onAbort);
+      signal?.removeEventListener('abort', onAbort);
     }
     if (this.#report.outcome === 'moved') await this.#letGo();
-    if (this.#reserved) for (const device of this.#options.devices) moving.delete(device);
+    this.#devices.release();
+    this.#report.stateBytes = this.#devices.stateBytes;
     this.#report.totalMs = performance.now() - this.#startedAt;
     return this.#report;
   }
@@ -156,100 +139,48 @@ class MigrationSource {
   #giveUpBecauseAsked(): void {
     if (this.#given) return;
     const error = new VfioError('ECANCELED', { operation: 'migrate', message: 'it was given up here' });
-    this.#channel?.giveUp(error);
-    this.#interrupt(error);
-  }
-
-  /** Waits for what may take long, but not longer than the caller wants. */
-  #orInterrupted<T>(work: Promise<T>): Promise<T> {
-    return Promise.race([work, this.#interrupted]);
+    this.#link?.channel.giveUp(error);
+    this.#interruption.interrupt(error);
   }
 
   async #move(): Promise<void> {
-    await this.#connect();
+    const link = await this.#connect();
     const dirty = new DirtySet(this.#options.memory.ranges, BigInt(PAGE_SIZE));
     this.#enter('pre-copy');
     await this.#tracker.start(dirty.ranges);
     this.#lastCollectAt = performance.now();
-    await this.#startPrecopy();
+    await this.#devices.startPrecopy(link.channel);
     dirty.markAll();
-    const stoppedAt = await this.#precopyUntilStopped(dirty);
-    await this.#lastPass(dirty);
-    await this.#channelOrFail().send(FrameType.SWITCH);
-    await this.#expect(FrameType.READY);
+    const stoppedAt = await this.#precopyUntilStopped(link, dirty);
+    await this.#lastPass(link, dirty);
+    await link.channel.send(FrameType.SWITCH);
+    await link.expect(FrameType.READY);
     const readyAt = performance.now();
-    await this.#verify();
+    await this.#verify(link);
     this.#enter('switch');
     const goAt = performance.now();
-    await this.#go();
+    await this.#switch(link);
     this.#report.downtimeMs = readyAt - stoppedAt + (performance.now() - goAt);
   }
 
-  async #connect(): Promise<void> {
+  async #connect(): Promise<SourceLink> {
     this.#enter('connect');
-    const { devices, memory, to, timeoutMs } = this.#options;
-    this.#flags = await Promise.all(devices.map(device => requireMigratable(device)));
-    this.#reserveDevices();
-    for (const device of devices) await requireRunning(device);
-    this.#mayResume = true;
-    const socket = connect(to);
-    const channel = new FrameChannel(socket, timeoutMs);
-    this.#channel = channel;
-    const deadline = AbortSignal.timeout(channel.timeoutMs);
-    await this.#orInterrupted(once(socket, 'connect', { signal: deadline })).catch((error: unknown) => {
-      throw deadline.aborted
-        ? new VfioError('ETIMEDOUT', { operation: 'connect', message: `${to.host}:${to.port}` })
-        : error;
-    });
-    const hello: Hello = {
+    const { memory, to, timeoutMs, ownership } = this.#options;
+    await this.#devices.take();
+    if (ownership !== undefined) this.#held = await this.#interruption.unlessInterrupted(requireOwnership(ownership));
+    const link = new SourceLink(to, timeoutMs, this.#interruption);
+    this.#link = link;
+    await link.connect();
+    const theirs = await link.agree({
       version: STREAM_VERSION,
       pageSize: PAGE_SIZE,
       memory: memory.ranges,
-      devices: this.#flags,
-      timeoutMs: channel.timeoutMs,
-    };
-    const sentAt = performance.now();
-    await channel.send(FrameType.HELLO, encodeHello(hello));
-    const theirs = decodeHello(await this.#orInterrupted(channel.expect(FrameType.HELLO)));
-    checkHello(hello, theirs);
-    this.#roundTripMs = performance.now() - sentAt;
-    channel.keepAlive(theirs.timeoutMs);
-    this.#listen();
-  }
-
-  /** All or none, with nothing that waits in between. @throws VfioError EBUSY while another migration moves one of them */
-  #reserveDevices(): void {
-    const { devices } = this.#options;
-    const taken = devices.find(device => moving.has(device));
-    if (taken !== undefined) {
-      throw new VfioError('EBUSY', { operation: 'migrate', message: `${taken.target} is being migrated` });
-    }
-    for (const device of devices) moving.add(device);
-    this.#reserved = true;
-  }
-
-  /** Asks for the next answer beforehand, so that a destination that gives up is noticed in the middle of a pass. */
-  #listen(): void {
-    this.#answer = this.#channelOrFail().next();
-    this.#answer.catch(error => {
-      this.#peerFailure = error;
+      devices: [...this.#devices.flags],
+      timeoutMs: link.channel.timeoutMs,
+      ...(ownership && { ownership: { self: ownership.self, record: this.#held } }),
     });
-  }
-
-  async #expect(type: FrameType): Promise<Uint8Array> {
-    const frame = await this.#orInterrupted(this.#answer!);
-    if (frame.type !== type) throw unexpected(frame.type, 'an answer');
-    const payload = frame.payload.slice();
-    this.#listen();
-    return payload;
-  }
-
-  async #startPrecopy(): Promise<void> {
-    for (const [index, device] of this.#options.devices.entries()) {
-      if ((this.#flags[index]! & MIGRATION_PRE_COPY) === 0) continue;
-      await device.features.setMigrationState(MigrationState.PRE_COPY);
-      await this.#sendState(index, device, MOST_PRECOPY_STATE);
-    }
+    this.#destinationName = theirs.ownership?.self ?? '';
+    return link;
   }
 
   /**
@@ -260,57 +191,65 @@ class MigrationSource {
    *
    * @returns when the stop began
    */
-  async #precopyUntilStopped(dirty: DirtySet): Promise<number> {
+  async #precopyUntilStopped(link: SourceLink, dirty: DirtySet): Promise<number> {
     while (true) {
-      await this.#precopy(dirty);
+      await this.#precopy(link, dirty);
+      await this.#requireStillOwner();
       const stoppedAt = performance.now();
       this.#enter('stop-and-copy');
-      await this.#stopDevices();
+      await this.#devices.stop();
       await this.#collect(dirty);
-      if (await this.#fits(dirty)) return stoppedAt;
-      await this.#runAgain();
+      if (await this.#fits(link, dirty)) return stoppedAt;
+      await this.#runAgain(link);
     }
   }
 
-  /** Whether what is dirty now is near enough to what was expected. */
-  async #fits(dirty: DirtySet): Promise<boolean> {
-    const estimate = await this.#estimate(dirty.count());
-    return estimate <= this.#limits.downtimeLimitMs || estimate <= 2 * this.#report.estimatedDowntimeMs;
-  }
-
-  async #runAgain(): Promise<void> {
-    if (this.#report.passes.length >= this.#limits.maxPasses) throw new NotConverged();
-    for (const device of this.#options.devices) await device.features.setMigrationState(MigrationState.RUNNING);
-    await this.#channelOrFail().send(FrameType.RESTART);
-    this.#enter('pre-copy');
-    await this.#startPrecopy();
-  }
-
   /** Passes while the machine runs. Returns when the rest, which is then in `dirty`, fits the downtime limit. */
-  async #precopy(dirty: DirtySet): Promise<void> {
+  async #precopy(link: SourceLink, dirty: DirtySet): Promise<void> {
     while (true) {
-      const report = await this.#sendPass(dirty);
+      const report = await this.#sendPass(link, dirty);
       await this.#collect(dirty);
       const collectedAt = performance.now();
       report.dirtyPages = dirty.count();
       report.dirtyPagesPerSecond = (report.dirtyPages * 1000) / (collectedAt - this.#lastCollectAt);
       this.#lastCollectAt = collectedAt;
-      const estimate = await this.#estimate(report.dirtyPages);
+      const estimate = await this.#estimate(link, report.dirtyPages);
       report.estimatedDowntimeMs = estimate;
       this.#report.estimatedDowntimeMs = estimate;
       this.#emit({ event: 'pass', ...report });
-      const decision = decide(estimate, this.#report.passes.length, this.#limits);
+      const decision = decide(estimate, this.#passes.passes.length, this.#limits);
       if (decision === 'switch') return;
       if (decision === 'give-up') throw new NotConverged();
     }
   }
 
-  async #estimate(dirtyPages: number): Promise<number> {
-    let stateBytes = 0;
-    for (const device of this.#options.devices) stateBytes += await dataSize(device);
+  /** A store that cannot be reached now will not be reached at the switch either, and now the machine still runs. */
+  async #requireStillOwner(): Promise<void> {
+    const { ownership } = this.#options;
+    if (ownership === undefined) return;
+    const current = await this.#interruption.unlessInterrupted(ownership.store.read(ownership.machine));
+    if (!isSameRecord(current, this.#held)) throw staleOwnership(ownership, current);
+  }
+
+  /** Whether what is dirty now is near enough to what was expected. */
+  async #fits(link: SourceLink, dirty: DirtySet): Promise<boolean> {
+    const estimate = await this.#estimate(link, dirty.count());
+    return estimate <= this.#limits.downtimeLimitMs || estimate <= 2 * this.#report.estimatedDowntimeMs;
+  }
+
+  async #runAgain({ channel }: SourceLink): Promise<void> {
+    if (this.#passes.passes.length >= this.#limits.maxPasses) throw new NotConverged();
+    await this.#devices.runAgain();
+    await channel.send(FrameType.RESTART);
+    this.#enter('pre-copy');
+    await this.#devices.startPrecopy(channel);
+  }
+
+  async #estimate({ roundTripMs }: SourceLink, dirtyPages: number): Promise<number> {
+    const stateBytes = await this.#devices.expectedStateBytes();
     // Two round trips, SWITCH to READY and GO to RESUMED, in each of which the destination asks its devices as for HELLO; and the logs once more.
-    const fixedMs = this.#roundTripMs * 2 + this.#collectMs;
-    const bytesPerSecond = this.#bytesPerSecond;
+    const fixedMs = roundTripMs * 2 + this.#collectMs;
+    const { bytesPerSecond } = this.#passes;
     return estimateDowntimeMs({ dirtyBytes: dirtyPages * PAGE_SIZE, stateBytes, bytesPerSecond, fixedMs });
   }
 
@@ -322,165 +261,69 @@ class MigrationSource {
     this.#report.lostLogs.push(...lost);
   }
 
-  /** Stops all devices: first none starts anything any more, so that no device writes into one that is stopped, then all save. */
-  async #stopDevices(): Promise<void> {
-    for (const [index, device] of this.#options.devices.entries()) {
-      const flags = this.#flags[index]!;
-      if ((flags & MIGRATION_P2P) === 0) continue;
-      const quiet = (flags & MIGRATION_PRE_COPY) !== 0 ? MigrationState.PRE_COPY_P2P : MigrationState.RUNNING_P2P;
-      await device.features.setMigrationState(quiet);
-    }
-    for (const device of this.#options.devices) await device.features.setMigrationState(MigrationState.STOP_COPY);
-  }
-
   /** What was left, and what the devices wrote until they stopped; then their states. */
-  async #lastPass(dirty: DirtySet): Promise<void> {
-    const report = await this.#sendPass(dirty);
+  async #lastPass(link: SourceLink, dirty: DirtySet): Promise<void> {
+    const report = await this.#sendPass(link, dirty);
     this.#emit({ event: 'pass', ...report });
-    for (const [index, device] of this.#options.devices.entries()) {
-      await this.#sendState(index, device, Number.POSITIVE_INFINITY);
-    }
+    await this.#devices.sendStates(link.channel);
   }
 
-  /** @param most bytes; a running device may have more to say for ever */
-  async #sendState(index: number, device: DeviceHandle, most: number): Promise<void> {
-    for (let sent = 0; sent < most; ) {
-      const data = await device.readMigrationData(STATE_PIECE);
-      if (data.length === 0) return;
-      await this.#channelOrFail().sendDeviceState(index, data);
-      sent += data.length;
-      this.#report.stateBytes += data.length;
-    }
-  }
-
-  /** Sends the pages of `dirty`, and leaves it clean. */
-  async #sendPass(dirty: DirtySet): Promise<PassReport> {
-    const pass = this.#report.passes.length;
-    const channel = this.#channelOrFail();
-    const bytesBefore = channel.bytesSent;
-    const startedAt = performance.now();
-    const progress = new PassProgress(pass, dirty.count(), startedAt);
-    for (const [index, range] of dirty.ranges.entries()) {
-      const cursor = new RunCursor(range.bitmap, 0, range.pages);
-      while (cursor.next()) {
-        for (let page = cursor.start; page < cursor.end; ) {
-          page += this.#block.add(index, page, cursor.end - page);
-          if (this.#block.full) await this.#sendBlock(progress);
-        }
-      }
-    }
-    if (this.#block.pages > 0) await this.#sendBlock(progress);
-    dirty.clear();
-    const number = new Uint8Array(4);
-    viewOf(number).setUint32(0, pass, true);
-    await channel.send(FrameType.PASS, number);
-    return this.#finishPass(progress, channel.bytesSent - bytesBefore);
-  }
-
-  async #sendBlock(progress: PassProgress): Promise<void> {
-    if (this.#peerFailure !== undefined) throw this.#peerFailure;
-    const pages = this.#block.pages;
-    await this.#channelOrFail().sendFilled(FrameType.MEMORY, this.#block.payloadSize, into => this.#block.encode(into));
-    progress.pagesSent += pages;
-    const now = performance.now();
-    if (now - progress.toldAt < 50) return;
-    progress.toldAt = now;
-    const last = this.#report.passes.at(-1);
-    this.#emit({
-      event: 'progress',
-      pass: progress.pass,
-      pagesTotal: progress.pagesTotal,
-      pagesLeft: progress.pagesTotal - progress.pagesSent,
-      bytesPerSecond: (progress.pagesSent * PAGE_SIZE * 1000) / (now - progress.startedAt),
-      dirtyPagesPerSecond: last?.dirtyPagesPerSecond ?? 0,
-      estimatedDowntimeMs: last?.estimatedDowntimeMs,
-    });
-  }
-
-  #finishPass(progress: PassProgress, bytesSent: number): PassReport {
-    const durationMs = performance.now() - progress.startedAt;
-    // A pass of a few pages measures the clock, not the link.
-    if (progress.pagesSent >= 1024 || this.#bytesPerSecond === 0) {
-      this.#bytesPerSecond = (Math.max(bytesSent, 1) * 1000) / durationMs;
-    }
-    const report: PassReport = {
-      pass: progress.pass,
-      pagesSent: progress.pagesSent,
-      bytesSent,
-      durationMs,
-      dirtyPages: 0,
-      dirtyPagesPerSecond: 0,
-      estimatedDowntimeMs: undefined,
-    };
-    this.#report.passes.push(report);
+  async #sendPass(link: SourceLink, dirty: DirtySet): Promise<PassReport> {
+    const report = await this.#passes.send(link, dirty);
     this.#report.pagesSent += report.pagesSent;
-    this.#report.bytesSent = this.#channelOrFail().bytesSent;
+    this.#report.bytesSent = link.channel.bytesSent;
     return report;
   }
 
-  async #verify(): Promise<void> {
+  async #verify(link: SourceLink): Promise<void> {
     const { verify = 'off', memory } = this.#options;
     if (verify === 'off') return;
     this.#enter('verify');
     const startedAt = performance.now();
-    const [source, destination] = await Promise.all([digestMemory(memory), this.#askDigest(DigestKind.MEMORY, 32)]);
-    const verified = Buffer.compare(source, destination) === 0;
-    this.#report.verified = verified;
-    this.#report.digests = { source: toHex(source), destination: toHex(destination) };
-    this.#report.stalePages = verified ? 0 : await this.#countStalePages();
-    this.#report.verifyMs = performance.now() - startedAt;
-    if (!verified && verify === 'abort') {
+    const verification = await verifyMemory(memory, link);
+    Object.assign(this.#report, verification, { verifyMs: performance.now() - startedAt });
+    if (!verification.verified && verify === 'abort') {
       throw new VfioError('EBADMSG', {
         operation: 'VERIFY',
-        message: `memory differs at the switch: ${this.#report.stalePages} pages are stale`,
+        message: `memory differs at the switch: ${verification.stalePages} pages are stale`,
       });
     }
   }
 
-  async #countStalePages(): Promise<number> {
-    const { memory } = this.#options;
-    const [ours, theirs] = await Promise.all([
-      digestPages(memory),
-      this.#askDigest(DigestKind.PAGES, memory.pages * 4),
-    ]);
-    return countDifferentPages(ours, theirs);
-  }
-
-  async #askDigest(kind: number, size: number): Promise<Uint8Array> {
-    const question = new Uint8Array(4);
-    viewOf(question).setUint32(0, kind, true);
-    await this.#channelOrFail().send(FrameType.VERIFY, question);
-    const digest = new Uint8Array(size);
-    let filled = 0;
-    while (filled < size) {
-      const part = await this.#expect(FrameType.DIGEST);
-      if (part.length === 0 || filled + part.length > size)
-        throw unexpected(FrameType.DIGEST, `${size} bytes of digest`);
-      digest.set(part, filled);
-      filled += part.length;
-    }
-    return digest;
-  }
-
-  async #go(): Promise<void> {
+  async #switch(link: SourceLink): Promise<void> {
     // What the destination has said meanwhile must be heard first: it may have given up.
-    await new Promise(resolve => setImmediate(resolve));
-    if (this.#peerFailure !== undefined) throw this.#peerFailure;
-    // A send that throws has written nothing. One that does not may arrive or not: from then on the machine is not ours.
-    await this.#channelOrFail().send(FrameType.GO);
-    this.#given = true;
-    this.#report.runningAt = 'unknown';
-    await this.#expect(FrameType.RESUMED);
+    await link.throwIfPeerFailed();
+    const words = offerLinkOver(link, () => {
+      this.#given = true;
+      this.#report.runningAt = 'unknown';
+    });
+    if (this.#held !== undefined) return this.#switchByRecord(link, words);
+    await words.offer();
+    const answer = await words.next();
+    if (answer.word === 'refused') throw answer.error;
+    if (answer.word !== 'taken') throw unexpected(FrameType.SETTLE, 'RESUMED');
+  }
+
+  async #switchByRecord(link: SourceLink, words: OfferLink): Promise<void> {
+    const { ownership, signal } = this.#options;
+    const offer = { ownership: ownership!, held: this.#held!, to: this.#destinationName, link: words, signal };
+    const result = await offerMachine(offer);
+    if (result.owner === 'destination') {
+      // It has the machine, and has said that it cannot run it.
+      if (link.channel.peerAbort !== undefined && result.error !== undefined) throw result.error;
+      this.#report.error = result.error;
+      return;
+    }
+    this.#given = result.owner === 'unknown';
+    throw result.error;
   }
 
   /** The machine runs elsewhere: what is left here is stopped for good. Failing at it harms nobody. */
   async #letGo(): Promise<void> {
     await settle(() => this.#tracker.stop());
-    for (const device of this.#options.devices) {
-      await settle(() => device.features.setMigrationState(MigrationState.STOP));
-    }
-    await this.#channel?.end();
-    this.#channel?.destroy();
+    await this.#devices.letGo();
+    await this.#link?.channel.end();
+    this.#link?.channel.destroy();
   }
 
   /** The machine first: the destination cannot run it without GO. Then whoever else must know. */
@@ -490,29 +333,20 @@ class MigrationSource {
     report.outcome = failed ? 'failed' : 'not-converged';
     report.error = failed ? asVfioError(this.#causeOf(cause), 'migrate') : undefined;
     const word = report.error ?? new VfioError('ETIMEDOUT', { operation: 'migrate', message: 'it did not converge' });
-    this.#channel?.giveUp(word);
-    if (this.#channel?.peerAbort?.mayRun === false) this.#given = false;
-    report.runningAt = await this.#whereItRuns();
+    const channel = this.#link?.channel;
+    channel?.giveUp(word);
+    if (this.#held === undefined && channel?.peerAbort?.mayRun === false) this.#given = false;
+    report.runningAt = this.#given ? 'unknown' : await this.#devices.resume();
     await settle(() => this.#tracker.stop());
-    await this.#channel?.abort({ error: word, mayRun: false });
+    // To a destination that still tries to find out whether it has the machine, ABORT means that it has not.
+    if (this.#given && this.#held !== undefined) channel?.destroy(word);
+    else await channel?.abort({ error: word, mayRun: false });
   }
 
   /** What the destination said is nearer to the cause than that the connection is gone. */
   #causeOf(cause: unknown): unknown {
     const wasAsked = cause instanceof VfioError && cause.errno === 'ECANCELED';
-    return wasAsked ? cause : (this.#peerFailure ?? cause);
-  }
-
-  async #whereItRuns(): Promise<MigrationReport['runningAt']> {
-    if (this.#given) return 'unknown';
-    // Devices that were never this migration's are only asked: they may belong to another, or have been moved away.
-    if (!this.#mayResume) return (await this.#allAre(isRunningHere)) ? 'source' : 'unknown';
-    return (await this.#allAre(resumeDevice)) ? 'source' : 'nowhere';
-  }
-
-  async #allAre(so: (device: DeviceHandle) => Promise<boolean>): Promise<boolean> {
-    const answers = await Promise.allSettled(this.#options.devices.map(so));
-    return answers.every(answer => answer.status === 'fulfilled' && answer.value);
+    return wasAsked ? cause : (this.#link?.peerFailure ?? cause);
   }
 
   #enter(phase: MigrationPhase): void {
@@ -523,57 +357,6 @@ class MigrationSource {
   #emit(event: MigrationEvent): void {
     this.#options.onEvent?.(event);
   }
-
-  #channelOrFail(): FrameChannel {
-    if (this.#channel === undefined) throw new VfioError('ENOTCONN', { operation: 'migrate' });
-    return this.#channel;
-  }
-}
-
-/** Bytes of state that are taken from a device while it runs; what is left comes when it is stopped. */
-const MOST_PRECOPY_STATE = 64 * 1024 * 1024;
-
-/** Bytes of a device's state asked for at a time; below what a vfio-user message takes. */
-const STATE_PIECE = 512 * 1024;
-
-class PassProgress {
-  pagesSent = 0;
-  toldAt: number;
-
-  constructor(
-    readonly pass: number,
-    readonly pagesTotal: number,
-    readonly startedAt: number,
-  ) {
-    this.toldAt = startedAt;
-  }
-}
-
-async function requireMigratable(device: DeviceHandle): Promise<number> {
-  const flags = await device.features.migrationFlags();
-  if ((flags & MIGRATION_STOP_COPY) === 0) {
-    throw new VfioError('ENOTTY', { operation: 'migrate', message: `${device.target} cannot migrate` });
-  }
-  return flags;
-}
-
-/** @throws VfioError EINVAL for a device that does not run here */
-async function requireRunning(device: DeviceHandle): Promise<void> {
-  const state = await device.features.migrationState();
-  if (state !== MigrationState.RUNNING) {
-    const message = `${device.target} does not run here: it is in state ${migrationStateName(state)}`;
-    throw new VfioError('EINVAL', { operation: 'migrate', field: 'devices', message });
-  }
-}
-
-async function isRunningHere(device: DeviceHandle): Promise<boolean> {
-  if ((await device.features.migrationFlags()) === 0) return true;
-  return isRunning((await device.features.migrationState()) as MigrationState);
-}
-
-async function resumeDevice(device: DeviceHandle): Promise<boolean> {
-  await device.features.setMigrationState(MigrationState.RUNNING);
-  return true;
 }
 
 async function settle(work: () => Promise<void>): Promise<void> {
@@ -584,20 +367,6 @@ async function settle(work: () => Promise<void>): Promise<void> {
   }
 }
 
-async function dataSize(device: DeviceHandle): Promise<number> {
-  try {
-    return Number(await device.features.migrationDataSize());
-  } catch (error) {
-    // Devices need not say; their state then counts as nothing.
-    if (error instanceof VfioError && error.errno !== 'ECONNRESET') return 0;
-    throw error;
-  }
-}
-
 function badOption(field: string, value: unknown): VfioError {
   return new VfioError('EINVAL', { operation: 'migrate', field, message: `${value}` });
-}
-
-function toHex(bytes: Uint8Array): string {
-  return Buffer.from(bytes).toString('hex');
 }

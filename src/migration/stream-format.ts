@@ -1,5 +1,6 @@
 import { crc32 } from 'node:zlib';
 import { type IovaRange, VfioError, viewOf } from '../uapi/index.js';
+import { decodeRecord, encodeRecord, type OwnershipRecord, requireName } from './ownership/index.js';
 
 /*
  * The migration stream: frames over one TCP connection, in both directions. All integers are little-endian.
@@ -13,8 +14,8 @@ import { type IovaRange, VfioError, viewOf } from '../uapi/index.js';
  * Worked example, the empty GO frame as the fourth of its direction: 44 4d 4c 47 · 06 00 · 00 00 · 00 00 00 00 · 03 00 00 00 ·
  * 00 00 00 00 (CRC-32 of nothing) · CRC-32 of those 20 bytes.
  *
- * Source to destination:  HELLO, { MEMORY… DEVICE_STATE… PASS [RESTART] }…, MEMORY…, DEVICE_STATE…, SWITCH, [VERIFY…], GO
- * Destination to source:  HELLO, READY, [DIGEST…], RESUMED
+ * Source to destination:  HELLO, { MEMORY… DEVICE_STATE… PASS [RESTART] }…, MEMORY…, DEVICE_STATE…, SWITCH, [VERIFY…], GO, [OWNER]
+ * Destination to source:  HELLO, READY, [DIGEST…], [SETTLE], RESUMED
  * Either way, at any time: KEEP_ALIVE; and instead of anything: ABORT.
  */
 
@@ -43,7 +44,7 @@ export const FrameType = {
   PASS: 4,
   /** The source has sent everything and its devices are stopped. Empty. */
   SWITCH: 5,
-  /** The machine is the destination's from here on. Empty. */
+  /** The machine is the destination's from here on; where there is an ownership record, as soon as the destination is in it. Empty. */
   GO: 6,
   /** The destination has loaded everything. Empty. */
   READY: 7,
@@ -59,6 +60,10 @@ export const FrameType = {
   RESTART: 12,
   /** The sender is there, and busy. Empty. */
   KEEP_ALIVE: 13,
+  /** The destination cannot find out whether the ownership record names it: the source shall. Empty. */
+  SETTLE: 14,
+  /** The ownership record names the destination. The record. */
+  OWNER: 15,
 } as const;
 
 /** A {@link FrameType}'s number. */
@@ -79,6 +84,14 @@ export const DigestKind = {
   PAGES: 2,
 } as const;
 
+/** What an end knows of the machine's owner. */
+export interface HelloOwnership {
+  /** This end's name. */
+  self: string;
+  /** The record as this end's store has it; `undefined` where it has none. */
+  record: OwnershipRecord | undefined;
+}
+
 /** What each end says first. */
 export interface Hello {
   version: number;
@@ -90,6 +103,8 @@ export interface Hello {
   devices: number[];
   /** How long this end waits for a sign of life, milliseconds. */
   timeoutMs: number;
+  /** Where the owner is recorded outside the two ends. Both must have it, or neither. */
+  ownership?: HelloOwnership | undefined;
 }
 
 /** A frame's header, taken apart. */
@@ -141,20 +156,34 @@ export function checkPayload(header: FrameHeader, payload: Uint8Array): void {
 /** HELLO's payload. */
 export function encodeHello(hello: Hello): Uint8Array {
   const memory = hello.memory.map(({ iova, length }) => [`0x${iova.toString(16)}`, `0x${length.toString(16)}`]);
-  return new TextEncoder().encode(JSON.stringify({ ...hello, memory }));
+  const ownership = hello.ownership && {
+    self: hello.ownership.self,
+    record: hello.ownership.record && encodeRecord(hello.ownership.record),
+  };
+  return new TextEncoder().encode(JSON.stringify({ ...hello, memory, ownership }));
 }
 
 /** Reverse of {@link encodeHello}. @throws VfioError EBADMSG */
 export function decodeHello(payload: Uint8Array): Hello {
   const value = parseJson(payload) as Partial<Record<keyof Hello, unknown>>;
-  const { version, pageSize, memory, devices, timeoutMs } = value;
+  const { version, pageSize, memory, devices, timeoutMs, ownership } = value;
   const isNumber = (item: unknown): item is number => Number.isInteger(item);
   if (!isNumber(version) || !isNumber(pageSize) || !Array.isArray(memory) || !Array.isArray(devices)) {
     throw badFrame('HELLO', 'a member is missing or of a wrong type');
   }
   if (!devices.every(isNumber)) throw badFrame('devices', 'flags must be numbers');
   if (!isNumber(timeoutMs) || timeoutMs < 1) throw badFrame('timeoutMs', 'must be a whole number of milliseconds');
-  return { version, pageSize, memory: memory.map(decodeRange), devices, timeoutMs };
+  const hello = { version, pageSize, memory: memory.map(decodeRange), devices, timeoutMs };
+  return ownership === undefined ? hello : { ...hello, ownership: decodeOwnership(ownership) };
+}
+
+function decodeOwnership(item: unknown): HelloOwnership {
+  const { self, record } = (item ?? {}) as { self?: unknown; record?: unknown };
+  if (typeof self !== 'string') throw badFrame('ownership', 'a member is missing or of a wrong type');
+  requireName('self', self);
+  if (record === undefined) return { self, record };
+  if (typeof record !== 'string') throw badFrame('ownership', 'a record must be a text');
+  return { self, record: decodeRecord(record, 'HELLO') };
 }
 
 function decodeRange(item: unknown): IovaRange {

@@ -1,7 +1,13 @@
 import { createHash } from 'node:crypto';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
-import { MachineMemory, type MigrateOptions, MigrationReceiver, migrate } from '../../src/migration/index.js';
+import {
+  MachineMemory,
+  type MigrateOptions,
+  MigrationReceiver,
+  migrate,
+  type ReceiveOptions,
+} from '../../src/migration/index.js';
 import { writerWithMemory } from '../tracker/writer-device.js';
 
 /** One end of a migration in this process: real memory files, a real device, the in-process wire. */
@@ -34,13 +40,17 @@ export async function twoHosts(pages: number, options: Parameters<typeof writerW
 /** Moves the source's machine to the destination; the outcome on both ends. */
 export async function move(
   { source, destination }: { source: Host; destination: Host },
-  options: Partial<MigrateOptions> & { through?: (to: { host: string; port: number }) => Promise<Link> } = {},
+  options: Partial<MigrateOptions> & {
+    through?: (to: { host: string; port: number }) => Promise<Link>;
+    receive?: Partial<ReceiveOptions>;
+  } = {},
 ) {
-  const { through, ...rest } = options;
+  const { through, receive, ...rest } = options;
   const receiver = await MigrationReceiver.listen({
     memory: destination.machine,
     devices: [destination.handle],
     timeoutMs: rest.timeoutMs ?? 5000,
+    ...receive,
   });
   const link = through === undefined ? undefined : await through(receiver.address);
   const received = receiver.finished().then(

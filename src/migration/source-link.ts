@@ -1,0 +1,107 @@
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
+import { performance } from 'node:perf_hooks';
+import { VfioError, viewOf } from '../uapi/index.js';
+import { FrameChannel, unexpected } from './frame-channel.js';
+import type { Frame } from './frame-parser.js';
+import { checkHello } from './hello.js';
+import type { Interruption } from './interruption.js';
+import { decodeHello, encodeHello, FrameType, type Hello } from './stream-format.js';
+
+/**
+ * The source's connection. It asks for the next answer beforehand, so that a destination that gives up is noticed in the middle of a pass.
+ */
+export class SourceLink {
+  readonly channel: FrameChannel;
+  readonly #to: { host: string; port: number };
+  readonly #socket: Socket;
+  readonly #interruption: Interruption;
+  #answer: Promise<Frame> | undefined;
+  #peerFailure: unknown;
+  #roundTripMs = 0;
+
+  constructor(to: { host: string; port: number }, timeoutMs: number | undefined, interruption: Interruption) {
+    this.#to = to;
+    this.#socket = connect(to);
+    this.channel = new FrameChannel(this.#socket, timeoutMs);
+    this.#interruption = interruption;
+  }
+
+  /** Why the destination says nothing more, as soon as that is known. */
+  get peerFailure(): unknown {
+    return this.#peerFailure;
+  }
+
+  /** From HELLO to its answer, milliseconds. */
+  get roundTripMs(): number {
+    return this.#roundTripMs;
+  }
+
+  /** @throws VfioError ETIMEDOUT, ECONNREFUSED… as the system says */
+  async connect(): Promise<void> {
+    const deadline = AbortSignal.timeout(this.channel.timeoutMs);
+    const connected = once(this.#socket, 'connect', { signal: deadline });
+    await this.#interruption.unlessInterrupted(connected).catch((error: unknown) => {
+      if (!deadline.aborted) throw error;
+      throw new VfioError('ETIMEDOUT', { operation: 'connect', message: `${this.#to.host}:${this.#to.port}` });
+    });
+  }
+
+  /** Both ends say what they have. @returns what the destination said @throws VfioError when they do not fit: {@link checkHello} */
+  async agree(ours: Hello): Promise<Hello> {
+    const sentAt = performance.now();
+    await this.channel.send(FrameType.HELLO, encodeHello(ours));
+    const payload = await this.#interruption.unlessInterrupted(this.channel.expect(FrameType.HELLO));
+    const theirs = decodeHello(payload);
+    checkHello(ours, theirs);
+    this.#roundTripMs = performance.now() - sentAt;
+    this.channel.keepAlive(theirs.timeoutMs);
+    this.#listen();
+    return theirs;
+  }
+
+  #listen(): void {
+    this.#answer = this.channel.next();
+    this.#answer.catch(error => {
+      this.#peerFailure = error;
+    });
+  }
+
+  /** The destination's next frame. @throws as {@link FrameChannel.next}, or because the caller has given up */
+  async next(): Promise<Frame> {
+    const { type, payload } = await this.#interruption.unlessInterrupted(this.#answer!);
+    const frame = { type, payload: payload.slice() };
+    this.#listen();
+    return frame;
+  }
+
+  /** The payload of the next frame, which must be of this type. @throws as {@link SourceLink.next}; VfioError EPROTO for another frame */
+  async expect(type: FrameType): Promise<Uint8Array> {
+    const frame = await this.next();
+    if (frame.type !== type) throw unexpected(frame.type, 'an answer');
+    return frame.payload;
+  }
+
+  /** Hears what has come meanwhile. @throws the destination's failure, if it has failed */
+  async throwIfPeerFailed(): Promise<void> {
+    await new Promise(resolve => setImmediate(resolve));
+    if (this.#peerFailure !== undefined) throw this.#peerFailure;
+  }
+
+  /** The destination's digest of its memory, `size` bytes. @param kind a {@link DigestKind} */
+  async askDigest(kind: number, size: number): Promise<Uint8Array> {
+    const question = new Uint8Array(4);
+    viewOf(question).setUint32(0, kind, true);
+    await this.channel.send(FrameType.VERIFY, question);
+    const digest = new Uint8Array(size);
+    let filled = 0;
+    while (filled < size) {
+      const part = await this.expect(FrameType.DIGEST);
+      if (part.length === 0 || filled + part.length > size)
+        throw unexpected(FrameType.DIGEST, `${size} bytes of digest`);
+      digest.set(part, filled);
+      filled += part.length;
+    }
+    return digest;
+  }
+}
