@@ -1,4 +1,5 @@
 import { orBits } from '../bitmap/index.js';
+import type { MaybePromise } from '../memory/index.js';
 import {
   bitmapBits,
   bitmapBytes,
@@ -54,6 +55,12 @@ export interface FeatureDoor {
   lend?(bytes: Uint8Array): bigint;
   /** Takes a lent buffer back. */
   take?(address: bigint): void;
+  /**
+   * REPORT of no more than one reply holds, without a message: for doors where making and reading messages costs many times what the device takes.
+   * @param bitmap the bits are ORed into its first words; any left over stay as they are
+   * @throws VfioError as {@link FeatureDoor.request}; EFAULT for a bitmap that is too small
+   */
+  report?(asked: ReportRequest, bitmap: Uint32Array): MaybePromise<void>;
 }
 
 /** Most ranges worth asking any device for: a bound for what is sent, far above what any keeps apart. */
@@ -172,7 +179,11 @@ export class FeatureClient {
     }
   }
 
-  async #reportPiece(piece: ReportRequest, bitmap: Uint32Array): Promise<void> {
+  #reportPiece(piece: ReportRequest, bitmap: Uint32Array): MaybePromise<void> {
+    return this.#door.report === undefined ? this.#exchangeReport(piece, bitmap) : this.#door.report(piece, bitmap);
+  }
+
+  async #exchangeReport(piece: ReportRequest, bitmap: Uint32Array): Promise<void> {
     const index = this.profile.report;
     if (this.profile.pointers) {
       const bytes = new Uint8Array(bitmap.buffer, bitmap.byteOffset, bitmap.byteLength);
