@@ -113,7 +113,8 @@ async function openAwaited() {
 }
 
 // A loop for each: what one kind of call teaches the engine must not slow the others down.
-const loopOf = wait => new Function('call', 'count', `return (async () => { for (let n = 0; n < count; n++) ${wait} call(); })()`);
+const loopOf = wait =>
+  new Function('call', 'count', `return (async () => { for (let n = 0; n < count; n++) ${wait} call(); })()`);
 
 /** Nanoseconds of one call of each job, the mean of many. */
 async function measure({ open, loop }) {

@@ -3,7 +3,7 @@ import type { MaybePromise } from '../memory/index.js';
 import { ioctl, ioctlOffThread, NativeBlock } from '../native/index.js';
 import {
   ADDRESS_LIMIT,
-  bitmapBytes,
+  bitmapSize,
   FEATURE_GET,
   FEATURE_HEADER_SIZE,
   FEATURE_MASK,
@@ -165,13 +165,13 @@ export class KernelFeatureDoor implements FeatureDoor {
     const operation = operationOf(message);
     this.#load(message);
     ioctl(this.#device.now(operation), VfioRequest.DEVICE_FEATURE, this.#block, operation);
-    return this.#block.bytes.slice(0, message.length);
+    return this.#block.copy(message.length);
   }
 
   async #exchangeOffThread(fd: number, message: Uint8Array): Promise<Uint8Array> {
     this.#load(message);
     await this.#callOffThread(fd, message);
-    return this.#block.bytes.slice(0, message.length);
+    return this.#block.copy(message.length);
   }
 
   async #callOffThread(fd: number, message: Uint8Array): Promise<void> {
@@ -180,9 +180,9 @@ export class KernelFeatureDoor implements FeatureDoor {
 
   /** A message shorter than its argsz says is zeros behind, as far as any structure reaches. */
   #load(message: Uint8Array): void {
+    this.#block.load(message);
     const { bytes } = this.#block;
-    bytes.set(message);
-    bytes.fill(0, message.length, message.length + REPORT_POINTER_SIZE);
+    for (let index = message.length; index < message.length + REPORT_POINTER_SIZE; index++) bytes[index] = 0;
   }
 
   async #start(fd: number, message: Uint8Array): Promise<Uint8Array> {
@@ -192,7 +192,7 @@ export class KernelFeatureDoor implements FeatureDoor {
     view.setBigUint64(RANGES_POINTER_AT, this.#loadRanges(pointer, view.getUint32(NUM_RANGES_AT, true)), true);
     await this.#callOffThread(fd, message);
     view.setBigUint64(RANGES_POINTER_AT, pointer, true);
-    return this.#block.bytes.slice(0, message.length);
+    return this.#block.copy(message.length);
   }
 
   /** @returns where the ranges are for the kernel; 0, which it answers with EFAULT in its order of checks, when nobody lent them */
@@ -268,9 +268,9 @@ export class KernelFeatureDoor implements FeatureDoor {
     const pageSize = view.getBigUint64(PAGE_SIZE_AT, true);
     if (!isPowerOfTwo(pageSize) || pageSize < linux.minReportPageSize) return 0;
     if (view.getBigUint64(IOVA_AT, true) + length >= ADDRESS_LIMIT) return 0;
-    const needed = bitmapBytes(length, pageSize);
-    if (needed > BigInt(Number.MAX_SAFE_INTEGER)) throw invalid('E2BIG', 'length', `${needed} bytes of bitmap`);
-    return Number(needed);
+    const needed = bitmapSize(length, pageSize);
+    if (!Number.isSafeInteger(needed)) throw invalid('E2BIG', 'length', `${needed} bytes of bitmap`);
+    return needed;
   }
 
   async #setState(fd: number, message: Uint8Array): Promise<Uint8Array> {
@@ -285,7 +285,7 @@ export class KernelFeatureDoor implements FeatureDoor {
     }
     this.#migration.entered(wanted, this.#block.view.getInt32(FEATURE_HEADER_SIZE + 4, true));
     this.#block.view.setInt32(FEATURE_HEADER_SIZE + 4, -1, true);
-    return this.#block.bytes.slice(0, message.length);
+    return this.#block.copy(message.length);
   }
 
   #stateNow(fd: number): number | undefined {
