@@ -126,7 +126,7 @@ int main(int argc, char **argv)
 	memset(bitmap, 0, 1 << 21);
 	for (size_t i = 0; i < sizeof(reports) / sizeof(reports[0]); i++) {
 		report_length = 1ull << reports[i].shift;
-		measure(reports[i].name, report, count / reports[i].divisor + 1);
+		measure(reports[i].name, report, count / reports[i].divisor);
 	}
 	return 0;
 }

@@ -1,90 +1,84 @@
-// What a call to the kernel's VFIO costs through the client, beside the same call of a C program (bench/kernel.c). It wants a device behind a
-// VFIO driver that logs DMA and whose region 0 gives 24 bytes at once: the test module of test/kernel. Both open the device in turn, C, client,
-// C, client, and medians over the rounds are compared: on a shared machine only ratios within one run mean anything.
+// What a call to the kernel's VFIO costs: in a guest with the real kernel and the tests' module vdlog, dmalog's calls beside those of a C program
+// (bench/kernel.c, gcc -O2, compiled now), and beside koffi's alone, which are the floor for any JavaScript. See bench/kernel-guest.mjs.
 //
-//   gcc -O2 -static -o kernel bench/kernel.c
-//   node bench/kernel.mjs DEVICE PROGRAM [--json] [--rounds 7] [--calls 20000] [--reports 2000]
-import { execFileSync } from 'node:child_process';
+//   npm run bench:kernel [-- --kernel 6.1|6.12] [-- --json] [-- --rounds 9] [-- --calls 2000] [-- --reports 500] [-- --accelerator kvm|tcg]
+import { spawnSync } from 'node:child_process';
+import { mkdirSync } from 'node:fs';
+import { cpus, loadavg } from 'node:os';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { KernelDevice, locateDevice } from '../dist/kernel/index.js';
-import { linux } from '../dist/uapi/index.js';
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
+const { values } = parseArgs({
   options: {
+    kernel: { type: 'string', default: '6.1' },
     json: { type: 'boolean', default: false },
-    rounds: { type: 'string', default: '7' },
-    calls: { type: 'string', default: '20000' },
-    reports: { type: 'string', default: '2000' },
+    rounds: { type: 'string', default: '9' },
+    calls: { type: 'string', default: '2000' },
+    reports: { type: 'string', default: '500' },
+    accelerator: { type: 'string' },
   },
 });
-const [target = 'vdlog.0', program = './kernel'] = positionals;
-const rounds = Number(values.rounds);
-const calls = Number(values.calls);
-const reports = Number(values.reports);
-const site = locateDevice(target, { sys: '/sys', dev: '/dev', proc: '/proc' });
 
-/** The request alone, as one would make it in a loop of one's own: no decoding. */
-const probeMessage = Uint8Array.of(8, 0, 0, 0, linux.start, 0, 6, 0);
+const project = fileURLToPath(new URL('..', import.meta.url));
+/** In a folder that the guest has, too. */
+const program = '.cache/kernel/bench';
 
-const jobs = {
-  probe: { count: calls, call: device => device.door.request(probeMessage) },
-  'region-read': { count: calls, call: device => device.regionRead(0, 0, 24) },
-  'report-1MiB': reportJob(20, 1),
-  'report-1GiB': reportJob(30, 10),
-  'report-64GiB': reportJob(36, 100),
-};
-
-function reportJob(shift, divisor) {
-  const length = 1n << BigInt(shift);
-  const bitmap = new Uint32Array(2 ** (shift - 12 - 5));
-  const asked = { iova: 0n, length, pageSize: 4096n };
-  return {
-    logging: true,
-    count: Math.floor(reports / divisor) + 1,
-    call: device => device.features.report(asked, bitmap),
-  };
+/** Runs a program in the project's folder, and gives what it printed. */
+function run(command, words) {
+  const { error, status, stdout } = spawnSync(command, words, {
+    cwd: project,
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  if (error !== undefined) throw new Error(`${command}: ${error.message}`);
+  if (status !== 0) throw new Error(`${command} has failed (${status})\n${stdout}`);
+  return stdout;
 }
 
-/** Mean of one call of each job, nanoseconds. */
-async function client() {
-  const device = await KernelDevice.open(target, { by: 'container' });
-  const taken = {};
-  let started = false;
-  for (const [name, { count, call, logging = false }] of Object.entries(jobs)) {
-    if (logging && !started) {
-      // Not before: the module counts its dirty pages for whoever reads its region.
-      started = true;
-      await device.features.startLogging(4096n, [{ iova: 0n, length: 1n << 36n }]);
-    }
-    for (let done = 0; done < count / 4 + 1; done++) await call(device);
-    const start = process.hrtime.bigint();
-    for (let done = 0; done < count; done++) await call(device);
-    taken[name] = Number(process.hrtime.bigint() - start) / count;
-  }
-  await device.close();
-  return taken;
+function compile() {
+  mkdirSync(`${project}/.cache/kernel`, { recursive: true });
+  run('gcc', ['-O2', '-static', '-o', program, 'bench/kernel.c']);
 }
 
-function plainC() {
-  const words = [`${site.group}`, site.name, `${calls}`, `${reports}`];
-  const lines = execFileSync(program, words, { encoding: 'utf8' }).trim().split('\n');
-  return Object.fromEntries(
-    lines.map(line => line.split(' ')).map(([name, nanoseconds]) => [name, Number(nanoseconds)]),
-  );
+/** Nanoseconds by job and by who called, a figure for each round. */
+function measure() {
+  const accelerator = values.accelerator === undefined ? [] : ['--accelerator', values.accelerator];
+  const command = `node bench/kernel-guest.mjs vdlog.0 ${program} ${values.rounds} ${values.calls} ${values.reports}`;
+  const printed = run('test/machines/run-kernel-guest', [...accelerator, values.kernel, command]);
+  const line = printed.split('\n').find(line => line.startsWith('{'));
+  if (line === undefined) throw new Error(`the guest gave no figures:\n${printed}`);
+  return JSON.parse(line);
 }
 
 const median = numbers => [...numbers].sort((a, b) => a - b)[numbers.length >> 1];
-const taken = { c: [], client: [] };
-await client();
-for (let round = 0; round < rounds; round++) {
-  taken.c.push(plainC());
-  taken.client.push(await client());
+const microseconds = nanoseconds => Number((nanoseconds / 1000).toPrecision(3));
+const ratio = (times, beside) => Number((median(times) / median(beside)).toFixed(2));
+
+function rowOf([job, { c, bare, awaited, client }]) {
+  return {
+    job,
+    cUs: microseconds(median(c)),
+    bareUs: microseconds(median(bare)),
+    awaitedUs: microseconds(median(awaited)),
+    clientUs: microseconds(median(client)),
+    toC: ratio(client, c),
+    toBare: ratio(client, bare),
+    toAwaited: ratio(client, awaited),
+  };
 }
-const rows = Object.keys(jobs).map(job => {
-  const c = median(taken.c.map(round => round[job]));
-  const client = median(taken.client.map(round => round[job]));
-  return { job, cNs: Math.round(c), clientNs: Math.round(client), ratio: Number((client / c).toFixed(2)) };
-});
-if (values.json) process.stdout.write(`${JSON.stringify({ rounds, rows })}\n`);
-else console.table(rows);
+
+compile();
+const machine = {
+  cpu: cpus()[0].model,
+  cores: cpus().length,
+  load: loadavg()[0],
+  kernel: values.kernel,
+  node: process.version,
+  date: new Date().toISOString().slice(0, 10),
+};
+const rows = Object.entries(measure()).map(rowOf);
+if (values.json) console.log(JSON.stringify({ machine, rounds: Number(values.rounds), rows }, null, 2));
+else {
+  for (const [name, value] of Object.entries(machine)) console.log(`${name}: ${value}`);
+  console.table(rows);
+}

@@ -1,7 +1,8 @@
 import { orBits } from '../bitmap/index.js';
+import type { MaybePromise } from '../memory/index.js';
 import {
   bitmapBits,
-  bitmapBytes,
+  bitmapSize,
   bitOf,
   decodeDataSize,
   decodeDeviceState,
@@ -54,6 +55,12 @@ export interface FeatureDoor {
   lend?(bytes: Uint8Array): bigint;
   /** Takes a lent buffer back. */
   take?(address: bigint): void;
+  /**
+   * REPORT of no more than one reply holds, without a message: for doors where making and reading messages costs many times what the device takes.
+   * @param bitmap the bits are ORed into its first words; any left over stay as they are
+   * @throws VfioError as {@link FeatureDoor.request}; EFAULT for a bitmap that is too small
+   */
+  report?(asked: ReportRequest, bitmap: Uint32Array): MaybePromise<void>;
 }
 
 /** Most ranges worth asking any device for: a bound for what is sent, far above what any keeps apart. */
@@ -148,8 +155,8 @@ export class FeatureClient {
   async report(asked: ReportRequest, bitmap: Uint32Array): Promise<void> {
     const { iova, length, pageSize } = asked;
     requireReport(asked);
-    const needed = bitmapBytes(length, pageSize);
-    if (BigInt(bitmap.byteLength) < needed) {
+    const needed = bitmapSize(length, pageSize);
+    if (bitmap.byteLength < needed) {
       throw new VfioError('EINVAL', {
         operation: 'DMA_LOGGING_REPORT',
         field: 'bitmap',
@@ -157,7 +164,8 @@ export class FeatureClient {
       });
     }
     const room = this.#door.maxReply - FEATURE_HEADER_SIZE - REPORT_INLINE_SIZE;
-    if (needed <= BigInt(room)) return this.#reportPiece(asked, bitmap.subarray(0, Number(needed) / 4));
+    if (needed <= room)
+      return this.#reportPiece(asked, bitmap.byteLength === needed ? bitmap : bitmap.subarray(0, needed / 4));
     if (room < 8) throw new VfioError('EMSGSIZE', { operation: 'DMA_LOGGING_REPORT', field: 'max_data_xfer_size' });
     const pieceLength = BigInt(2 ** Math.floor(Math.log2(room))) * 8n * pageSize;
     for (let start = iova; start < iova + length; ) {
@@ -165,14 +173,18 @@ export class FeatureClient {
       // The bits of a piece are those of the whole only where it begins at a whole report page.
       const end = cut < iova + length ? cut - ((cut - iova) % pageSize) : iova + length;
       const piece = { iova: start, length: end - start, pageSize };
-      const bits = new Uint32Array(Number(bitmapBytes(piece.length, pageSize)) / 4);
+      const bits = new Uint32Array(bitmapSize(piece.length, pageSize) / 4);
       await this.#reportPiece(piece, bits);
       orBits(bits, 0, bitmap, Number(bitOf(start, iova, pageSize)), Number(bitmapBits(piece.length, pageSize)));
       start = end;
     }
   }
 
-  async #reportPiece(piece: ReportRequest, bitmap: Uint32Array): Promise<void> {
+  #reportPiece(piece: ReportRequest, bitmap: Uint32Array): MaybePromise<void> {
+    return this.#door.report === undefined ? this.#exchangeReport(piece, bitmap) : this.#door.report(piece, bitmap);
+  }
+
+  async #exchangeReport(piece: ReportRequest, bitmap: Uint32Array): Promise<void> {
     const index = this.profile.report;
     if (this.profile.pointers) {
       const bytes = new Uint8Array(bitmap.buffer, bitmap.byteOffset, bitmap.byteLength);

@@ -1,8 +1,9 @@
-import { type FeatureDoor, LentMemory, Turns } from '../device/index.js';
+import { type FeatureDoor, LentMemory, type ReportRequest, Turns } from '../device/index.js';
+import type { MaybePromise } from '../memory/index.js';
 import { ioctl, ioctlOffThread, NativeBlock } from '../native/index.js';
 import {
   ADDRESS_LIMIT,
-  bitmapBytes,
+  bitmapSize,
   FEATURE_GET,
   FEATURE_HEADER_SIZE,
   FEATURE_MASK,
@@ -27,7 +28,7 @@ import { VfioRequest } from './vfio-abi.js';
  * Feature requests by ioctl. The kernel reads and writes a block of this door's own, never the caller's memory: a request is copied into it, its
  * pointer exchanged for one that the door answers for, and the reply copied out.
  *   START   the ranges are copied behind the structure
- *   REPORT  the bits come through ReportMemory, whose header says why
+ *   REPORT  the bits come through ReportMemory, whose header says why; it can be had without a message, too
  *   SET of MIG_DEVICE_STATE   the descriptor in the reply is taken over, and the caller reads -1, as over every other wire
  * Addresses that callers see are names of lent buffers, and mean nothing to the kernel.
  *
@@ -102,6 +103,20 @@ export class KernelFeatureDoor implements FeatureDoor {
     return this.#turns.run(() => this.#device.use('DEVICE_FEATURE', fd => this.#exchangeOffThread(fd, copy)));
   }
 
+  /** {@link FeatureDoor.report}. The structure is made where the kernel reads it, and nothing else is allocated. */
+  report({ iova, length, pageSize }: ReportRequest, bitmap: Uint32Array): MaybePromise<void> {
+    if (!this.#turns.busy && bitmap.byteLength <= SMALL_REPORT) {
+      this.#loadReport(iova, length, pageSize);
+      return this.#ask(this.#firstBytes(bitmap));
+    }
+    return this.#turns.run(() =>
+      this.#device.use('DEVICE_FEATURE', fd => {
+        this.#loadReport(iova, length, pageSize);
+        return this.#askOffThread(fd, this.#firstBytes(bitmap));
+      }),
+    );
+  }
+
   #isLent(address: bigint): boolean {
     try {
       this.#lent.at(address, 0);
@@ -150,13 +165,13 @@ export class KernelFeatureDoor implements FeatureDoor {
     const operation = operationOf(message);
     this.#load(message);
     ioctl(this.#device.now(operation), VfioRequest.DEVICE_FEATURE, this.#block, operation);
-    return this.#block.bytes.slice(0, message.length);
+    return this.#block.copy(message.length);
   }
 
   async #exchangeOffThread(fd: number, message: Uint8Array): Promise<Uint8Array> {
     this.#load(message);
     await this.#callOffThread(fd, message);
-    return this.#block.bytes.slice(0, message.length);
+    return this.#block.copy(message.length);
   }
 
   async #callOffThread(fd: number, message: Uint8Array): Promise<void> {
@@ -165,9 +180,9 @@ export class KernelFeatureDoor implements FeatureDoor {
 
   /** A message shorter than its argsz says is zeros behind, as far as any structure reaches. */
   #load(message: Uint8Array): void {
+    this.#block.load(message);
     const { bytes } = this.#block;
-    bytes.set(message);
-    bytes.fill(0, message.length, message.length + REPORT_POINTER_SIZE);
+    for (let index = message.length; index < message.length + REPORT_POINTER_SIZE; index++) bytes[index] = 0;
   }
 
   async #start(fd: number, message: Uint8Array): Promise<Uint8Array> {
@@ -177,7 +192,7 @@ export class KernelFeatureDoor implements FeatureDoor {
     view.setBigUint64(RANGES_POINTER_AT, this.#loadRanges(pointer, view.getUint32(NUM_RANGES_AT, true)), true);
     await this.#callOffThread(fd, message);
     view.setBigUint64(RANGES_POINTER_AT, pointer, true);
-    return this.#block.bytes.slice(0, message.length);
+    return this.#block.copy(message.length);
   }
 
   /** @returns where the ranges are for the kernel; 0, which it answers with EFAULT in its order of checks, when nobody lent them */
@@ -191,39 +206,71 @@ export class KernelFeatureDoor implements FeatureDoor {
     }
   }
 
+  #loadReport(iova: bigint, length: bigint, pageSize: bigint): void {
+    const { view } = this.#block;
+    view.setUint32(0, WHOLE_REPORT, true);
+    view.setUint32(4, FEATURE_GET | linux.report, true);
+    view.setBigUint64(IOVA_AT, iova, true);
+    view.setBigUint64(LENGTH_AT, length, true);
+    view.setBigUint64(PAGE_SIZE_AT, pageSize, true);
+  }
+
   #report(message: Uint8Array): Uint8Array {
-    const operation = 'DMA_LOGGING_REPORT';
-    const fd = this.#device.now(operation);
     this.#load(message);
-    this.#reports.report(this.#bitmap(), address => {
-      this.#block.view.setBigUint64(BITMAP_AT, BigInt(address), true);
-      ioctl(fd, VfioRequest.DEVICE_FEATURE, this.#block, operation);
-    });
+    this.#ask(this.#lentBitmap());
     return message.slice();
   }
 
   async #reportOffThread(fd: number, message: Uint8Array): Promise<Uint8Array> {
     this.#load(message);
-    await this.#reports.reportOffThread(this.#bitmap(), address => {
-      this.#block.view.setBigUint64(BITMAP_AT, BigInt(address), true);
-      return this.#callOffThread(fd, message);
-    });
+    await this.#askOffThread(fd, this.#lentBitmap());
     return message;
   }
 
+  /** Asks for the report in the block. */
+  #ask(bitmap: Uint8Array): void {
+    const fd = this.#device.now(REPORT);
+    this.#reports.report(bitmap, address => {
+      this.#block.view.setBigUint64(BITMAP_AT, BigInt(address), true);
+      ioctl(fd, VfioRequest.DEVICE_FEATURE, this.#block, REPORT);
+    });
+  }
+
+  #askOffThread(fd: number, bitmap: Uint8Array): Promise<void> {
+    return this.#reports.reportOffThread(bitmap, address => {
+      this.#block.view.setBigUint64(BITMAP_AT, BigInt(address), true);
+      return ioctlOffThread(fd, VfioRequest.DEVICE_FEATURE, this.#block, REPORT);
+    });
+  }
+
+  /** @throws VfioError EFAULT for memory that nobody lent, E2BIG for more than there can be */
+  #lentBitmap(): Uint8Array {
+    const needed = this.#neededBytes();
+    return needed === 0 ? NO_BITMAP : this.#lent.at(this.#block.view.getBigUint64(BITMAP_AT, true), needed);
+  }
+
+  /** @throws VfioError EFAULT when it has not enough, or was taken away while the report waited for its turn */
+  #firstBytes(bitmap: Uint32Array): Uint8Array {
+    const needed = this.#neededBytes();
+    if (needed <= bitmap.byteLength) return new Uint8Array(bitmap.buffer, bitmap.byteOffset, needed);
+    const message = `${bitmap.byteLength} bytes, needs ${needed}`;
+    throw new VfioError('EFAULT', { operation: REPORT, field: 'bitmap', message });
+  }
+
   /**
-   * The lent bitmap of the report in the block; none where the kernel refuses before it comes to the bitmap (kernel.md, "Order of checks").
-   * @throws VfioError EFAULT for memory that nobody lent, E2BIG for more than there can be
+   * Bytes of bitmap of the report in the block, as the kernel reads it there: none where it refuses before it comes to the bitmap (kernel.md,
+   * "Order of checks").
+   * @throws VfioError E2BIG for more than there can be
    */
-  #bitmap(): Uint8Array {
+  #neededBytes(): number {
     const { view } = this.#block;
     const length = view.getBigUint64(LENGTH_AT, true);
     const pageSize = view.getBigUint64(PAGE_SIZE_AT, true);
-    if (!isPowerOfTwo(pageSize) || pageSize < linux.minReportPageSize) return NO_BITMAP;
-    if (view.getBigUint64(IOVA_AT, true) + length >= ADDRESS_LIMIT) return NO_BITMAP;
-    const needed = bitmapBytes(length, pageSize);
-    if (needed > BigInt(Number.MAX_SAFE_INTEGER)) throw invalid('E2BIG', 'length', `${needed} bytes of bitmap`);
-    return this.#lent.at(view.getBigUint64(BITMAP_AT, true), Number(needed));
+    if (!isPowerOfTwo(pageSize) || pageSize < linux.minReportPageSize) return 0;
+    if (view.getBigUint64(IOVA_AT, true) + length >= ADDRESS_LIMIT) return 0;
+    const needed = bitmapSize(length, pageSize);
+    if (!Number.isSafeInteger(needed)) throw invalid('E2BIG', 'length', `${needed} bytes of bitmap`);
+    return needed;
   }
 
   async #setState(fd: number, message: Uint8Array): Promise<Uint8Array> {
@@ -238,7 +285,7 @@ export class KernelFeatureDoor implements FeatureDoor {
     }
     this.#migration.entered(wanted, this.#block.view.getInt32(FEATURE_HEADER_SIZE + 4, true));
     this.#block.view.setInt32(FEATURE_HEADER_SIZE + 4, -1, true);
-    return this.#block.bytes.slice(0, message.length);
+    return this.#block.copy(message.length);
   }
 
   #stateNow(fd: number): number | undefined {
@@ -254,6 +301,7 @@ export class KernelFeatureDoor implements FeatureDoor {
   }
 }
 
+const REPORT = 'DMA_LOGGING_REPORT';
 const NO_BITMAP = new Uint8Array(0);
 const DIRECTIONS = FEATURE_GET | FEATURE_SET | FEATURE_PROBE;
 

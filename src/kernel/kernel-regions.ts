@@ -68,7 +68,7 @@ export class KernelRegions {
     const fd = this.#device.now(operation);
     const done = count === 0 ? 0 : readBlock({ fd, offset: at, block: this.#small, count }, operation);
     requireAll(done, count, operation);
-    return this.#small.bytes.slice(0, count);
+    return this.#small.copy(count);
   }
 
   #readLarge(offset: number, count: number): Promise<Uint8Array> {
@@ -87,7 +87,7 @@ export class KernelRegions {
     const at = this.#place(region, offset, count, operation);
     if (count > SMALL_ACCESS) return this.#writeLarge(at, data);
     const fd = this.#device.now(operation);
-    this.#small.bytes.set(data);
+    this.#small.load(data);
     const done = count === 0 ? 0 : writeBlock({ fd, offset: at, block: this.#small, count }, operation);
     requireAll(done, count, operation);
   }

@@ -75,9 +75,8 @@ export class ReportMemory {
 
   #finish(memory: ResidentMemory, bitmap: Uint8Array, size: number): void {
     this.#inUse = false;
-    const reported = memory.bytes.subarray(0, size);
     const gone = bitmap.length !== size;
-    moveBits(reported, gone ? undefined : bitmap);
+    moveBits(memory.bytes, size, gone ? undefined : bitmap);
     if (memory !== this.#kept || this.#closed) memory.close();
     if (gone) {
       throw new VfioError('EFAULT', { operation: 'report', field: 'bitmap', message: 'it was taken away meanwhile' });
@@ -92,15 +91,27 @@ export class ReportMemory {
   }
 }
 
+/** Up to here a loop over the bytes is quicker than what pieces and words need first. */
+const FEW_BYTES = 64;
+
 /** Most of a log is clean: a piece is compared with zeros, which is quicker than clearing it, and is done with. Bytes. */
 const PIECE = 2 ** 16;
 const ZEROS = new Uint8Array(PIECE);
 
-/** Up to here a loop over the bytes is quicker than what the words need first. */
-const FEW_BYTES = 64;
+/** ORs the first bytes of a memory into a bitmap, where there still is one, and leaves zeros behind. */
+function moveBits(memory: Uint8Array, size: number, bitmap: Uint8Array | undefined): void {
+  if (size > FEW_BYTES) {
+    movePieces(memory.subarray(0, size), bitmap);
+    return;
+  }
+  for (let index = 0; index < size; index++) {
+    if (memory[index] === 0) continue;
+    if (bitmap !== undefined) bitmap[index]! |= memory[index]!;
+    memory[index] = 0;
+  }
+}
 
-/** ORs the bits into a bitmap, where there still is one, and leaves zeros behind. */
-function moveBits(reported: Uint8Array, bitmap: Uint8Array | undefined): void {
+function movePieces(reported: Uint8Array, bitmap: Uint8Array | undefined): void {
   for (let at = 0; at < reported.length; at += PIECE) {
     const piece = reported.subarray(at, at + PIECE);
     if (Buffer.compare(piece, ZEROS.subarray(0, piece.length)) === 0) continue;

@@ -3,6 +3,9 @@ import { addressOfBytes } from './libc.js';
 /** Smaller typed arrays may have no fixed place in memory. */
 const SMALLEST = 128;
 
+/** Up to here a loop over the bytes is quicker than what a copy needs first. */
+const FEW_BYTES = 64;
+
 /** Bytes with a fixed place, for calls that take addresses. The place is theirs for as long as this object is alive. */
 export class NativeBlock {
   /** Zeros at first; `size` bytes. */
@@ -25,5 +28,19 @@ export class NativeBlock {
     const block = new NativeBlock(bytes.length);
     block.bytes.set(bytes);
     return block;
+  }
+
+  /** Copies `from` to the beginning. */
+  load(from: Uint8Array): void {
+    if (from.length > FEW_BYTES) this.bytes.set(from);
+    else for (let index = 0; index < from.length; index++) this.bytes[index] = from[index]!;
+  }
+
+  /** A copy of the first `count` bytes. */
+  copy(count: number): Uint8Array {
+    if (count > FEW_BYTES) return this.bytes.slice(0, count);
+    const copy = new Uint8Array(count);
+    for (let index = 0; index < count; index++) copy[index] = this.bytes[index]!;
+    return copy;
   }
 }

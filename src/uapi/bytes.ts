@@ -17,6 +17,9 @@ export function requireBytes(bytes: Uint8Array, size: number, operation: string,
 
 /** Whether `value` is a power of two. 0 is not. */
 export function isPowerOfTwo(value: bigint): boolean {
+  // Page sizes, mostly, and these before each report: numbers take a tenth of the time.
+  const number = Number(value);
+  if (number < 2 ** 31) return number > 0 && (number & (number - 1)) === 0;
   return value > 0n && (value & (value - 1n)) === 0n;
 }
 

@@ -20,6 +20,16 @@ export function bitmapBytes(length: bigint, pageSize: bigint): bigint {
   return ((bitmapBits(length, pageSize) + 63n) / 64n) * 8n;
 }
 
+/**
+ * {@link bitmapBytes} as a number, for a page size that is a power of two. As quick as numbers are wherever they are exact: below 2^53 the length
+ * is, and its quotient by a power of two too.
+ */
+export function bitmapSize(length: bigint, pageSize: bigint): number {
+  const bytes = Number(length);
+  if (!Number.isSafeInteger(bytes)) return Number(bitmapBytes(length, pageSize));
+  return Math.ceil(Math.ceil(bytes / Number(pageSize)) / 64) * 8;
+}
+
 /** The bit that speaks of `address` in a report that begins at `iova`. */
 export function bitOf(address: bigint, iova: bigint, pageSize: bigint): bigint {
   return (address - iova) / pageSize;

@@ -56,6 +56,47 @@ test('what the kernel refuses before it comes to the bitmap, it is asked', async
   await close();
 });
 
+test('without a message, the kernel is asked as with one', async () => {
+  const { door, close } = openDoor();
+  const bitmap = new Uint32Array(8);
+  for (const asked of [
+    { iova: 0n, length: 0x100000n, pageSize: 4096n },
+    { iova: 0n, length: 0x100000n, pageSize: 2048n },
+    { iova: 2n ** 64n - 4096n, length: 2n ** 63n, pageSize: 4096n },
+  ]) {
+    expect(() => door.report(asked, bitmap)).toThrow('DMA_LOGGING_REPORT (ENOTTY)');
+  }
+  await close();
+});
+
+test('without a message, no bitmap is too small for what the kernel would write, however the numbers are cut to 64 bits', async () => {
+  const { door, close } = openDoor();
+  const ask = (asked: object, words: number) => () =>
+    door.report({ iova: 0n, length: 0x100000n, pageSize: 4096n, ...asked }, new Uint32Array(words));
+  expect(ask({}, 7)).toThrow('28 bytes, needs 32 (EFAULT)');
+  expect(ask({ length: 2n ** 64n + 0x100000n }, 7)).toThrow('EFAULT');
+  expect(ask({ pageSize: 2n ** 64n + 4096n }, 7)).toThrow('EFAULT');
+  expect(ask({ pageSize: -(2n ** 63n) }, 1)).toThrow('EFAULT');
+  expect(ask({ iova: -4096n, length: 4095n }, 1)).toThrow('EFAULT');
+  expect(ask({ length: 2n ** 63n }, 8)).toThrow('EFAULT');
+  await close();
+});
+
+test('a report that waits for its turn asks for what was asked for then, into what is there now', async () => {
+  const { door, features, close } = openDoor();
+  const start = features.startLogging(4096n, [{ iova: 0n, length: 4096n }]);
+  const asked = { iova: 0n, length: 0x100000n, pageSize: 4096n };
+  const changed = door.report(asked, new Uint32Array(8));
+  asked.length = 2n ** 40n;
+  const taken = new Uint32Array(8);
+  const into = door.report({ iova: 0n, length: 0x100000n, pageSize: 4096n }, taken);
+  structuredClone(taken, { transfer: [taken.buffer] });
+  await expect(start).rejects.toThrow('ENOTTY');
+  await expect(changed).rejects.toThrow('ENOTTY');
+  await expect(into).rejects.toThrow('0 bytes, needs 32 (EFAULT)');
+  await close();
+});
+
 test('a large report, on another thread, is waited for by close', async () => {
   const { features, close } = openDoor();
   const bitmap = new Uint32Array(2 ** 19);

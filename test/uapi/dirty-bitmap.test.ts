@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { addressOf, bitmapBits, bitmapBytes, bitOf } from '../../src/uapi/index.js';
+import { addressOf, bitmapBits, bitmapBytes, bitmapSize, bitOf } from '../../src/uapi/index.js';
 
 describe('size of a bitmap', () => {
   test('is whole 64-bit words: the named examples', () => {
@@ -31,6 +31,24 @@ describe('size of a bitmap', () => {
       { numRuns: 3000 },
     );
   });
+});
+
+test('the size as a number is the same, up to what a number holds exactly and beyond', () => {
+  const length = fc.oneof(
+    fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
+    fc.bigInt({ min: 0n, max: 2n ** 20n }),
+    fc.bigInt({ min: 2n ** 53n - 4n, max: 2n ** 53n + 4n }),
+    fc
+      .tuple(fc.integer({ min: 0, max: 63 }), fc.integer({ min: -1, max: 1 }))
+      .map(([log2, off]) => 2n ** BigInt(log2) + BigInt(off)),
+  );
+  fc.assert(
+    fc.property(length, fc.integer({ min: 0, max: 63 }), (length, log2) => {
+      const pageSize = 2n ** BigInt(log2);
+      expect(bitmapSize(length, pageSize)).toBe(Number(bitmapBytes(length, pageSize)));
+    }),
+    { numRuns: 3000 },
+  );
 });
 
 describe('place of an address', () => {
