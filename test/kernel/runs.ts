@@ -1,4 +1,4 @@
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
@@ -49,11 +49,11 @@ async function runGuest(kernel: string, accelerator: string): Promise<KernelRun>
   const files = process.env.DMALOG_GUEST_TESTS ?? '';
   const options = `--test-timeout=${TEST_TIMEOUT_MS} --test-reporter=./${GUEST_PROGRAM}/reporter.js --test-reporter-destination=stdout`;
   const command = `node ${options} ${GUEST_PROGRAM}/main.js ${files}`;
-  // A group of its own, so that the machine goes with the script that started it.
-  const guest = spawn('test/machines/run-kernel-guest', ['--accelerator', accelerator, kernel, command], {
+  // The kernel ends the guest with this process, however that ends (prctl(2) PR_SET_PDEATHSIG).
+  const program = ['--pdeathsig', 'KILL', '--', 'test/machines/run-kernel-guest'];
+  const guest = spawn('setpriv', [...program, '--accelerator', accelerator, kernel, command], {
     cwd: project,
     stdio: ['ignore', 'pipe', 'pipe'],
-    detached: true,
   });
   const results: GuestResult[] = [];
   let said = '';
@@ -65,24 +65,13 @@ async function runGuest(kernel: string, accelerator: string): Promise<KernelRun>
       console.log(`Linux ${kernel} ${outcome(result)} ${result.names.join(' > ')}`);
     } else said += `${line}\n`;
   });
-  const endGuest = () => killGroup(guest);
-  process.once('exit', endGuest);
-  const timeout = setTimeout(endGuest, RUN_TIMEOUT_MS);
+  const timeout = setTimeout(() => guest.kill('SIGKILL'), RUN_TIMEOUT_MS);
   const [status] = (await once(guest, 'close')) as [number | null];
   clearTimeout(timeout);
-  process.off('exit', endGuest);
   return { kernel, results, status, console: said };
 }
 
 function outcome({ passed, skipped }: GuestResult): string {
   if (skipped) return 'left out';
   return passed ? 'ok' : 'FAILED';
-}
-
-function killGroup(child: ChildProcess): void {
-  try {
-    process.kill(-child.pid!, 'SIGKILL');
-  } catch {
-    // It has gone by itself.
-  }
 }

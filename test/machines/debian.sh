@@ -32,5 +32,7 @@ debian_unpack() {
     dpkg-deb --fsys-tarfile "$deb" |
       tar -x -C "$root" --no-same-owner --exclude=./usr/share/doc --exclude=./usr/share/man --exclude=./usr/share/locale
   done
+  # Debian 12's link to the loader leads to this machine's own, whose C library may be another.
+  if [ -L "$root/lib64/ld-linux-x86-64.so.2" ]; then ln -sf ../lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 "$root/lib64/"; fi
 }
 debian_close() { rm -rf "${DEBIAN_ARCHIVES%/cache/archives}"; }

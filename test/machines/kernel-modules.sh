@@ -10,7 +10,7 @@ linux_headers() {
   rm -r "$root/headers"
   compiler=$("$here/fetch" compiler)
   ln -s "$compiler/root" "$root/compiler"
-  wrap_programs "$root" compiler usr/lib/linux-kbuild-*/{scripts,scripts/basic,scripts/mod,tools/objtool}
+  wrap_programs "$root" compiler $(cd "$root" && echo usr/lib/linux-kbuild-*/{scripts,scripts/basic,scripts/mod,tools/objtool})
   # The package's own Makefile names the place where it would be installed.
   echo "include $(echo "$root"/usr/src/linux-headers-*-common)/Makefile" > "$root/usr/src/linux-headers-$abi/Makefile"
 }

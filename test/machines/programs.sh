@@ -36,6 +36,7 @@ wrap_programs() {
   local root=$1 loader=$2 folder program up
   shift 2
   for folder; do
+    [ -d "$root/$folder" ] || { echo "$root has no folder $folder" >&2; return 1; }
     up=\${0%/*}/$(printf '%s' "$folder" | sed 's|[^/]*|..|g')/$loader
     for program in "$root/$folder"/*; do
       [ -f "$program" ] && [ ! -L "$program" ] && [ -x "$program" ] && is_elf "$program" || continue
