@@ -183,7 +183,8 @@ export class LoggingSession implements Tracker {
   /** STOP. Failing to reach the device is no error: with it, its log is gone. */
   stop(): Promise<void> {
     return this.#turns.run(async () => {
-      if (this.#started) await this.#stopDevice();
+      // Also one that is not known to run: a restart that failed may have left it.
+      if (this.#holdsDevice) await this.#stopDevice();
       if (this.#holdsDevice) inUse.delete(this.#features);
       this.#holdsDevice = false;
       this.#started = false;
