@@ -14,7 +14,8 @@ export class Turns {
 
   /**
    * Does `work` when all that was asked for before is done, whether it succeeded or not: at once, and without a promise of its own, when
-   * nothing is under way.
+   * nothing is under way; what it throws then is thrown at once, too. Work asks for no turn of the same in its own, before its first await: it
+   * would have it at once, in its midst.
    */
   run<T>(work: () => Promise<T>): Promise<T>;
   run<T>(work: () => MaybePromise<T>): MaybePromise<T>;

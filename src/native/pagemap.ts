@@ -25,6 +25,10 @@ const PAGEMAP_SCAN = 0xc0606610;
 const ARGUMENT_SIZE = 96;
 /** Protect what is reported; and fail with EPERM where the memory is not under asynchronous protection, instead of calling it clean. */
 const FLAGS = 1n | 2n;
+/**
+ * Required, returned, and nothing besides: for this question the kernel calls written whatever is not protected, also where memory was
+ * reclaimed and no page is there. For any other it tells only pages that are there, and writes would be lost.
+ */
 const PAGE_IS_WRITTEN = 2n;
 
 /** Entries of the vector: 96 KiB stay in the second-level cache, and a call that fills it takes some 0.3 ms. */

@@ -83,15 +83,14 @@ export class LoggingSession implements Tracker {
         throw new VfioError('EBUSY', { operation, message: 'another session reads the log of this device' });
       }
       // A log that this session started and could not restart is its own to stop.
-      const takeOver = this.#takeOver || this.#holdsDevice;
+      const isOwn = this.#holdsDevice;
       this.#holdsDevice = true;
       inUse.add(this.#features);
       this.#ranges = ranges.map(range => ({ ...range }));
       try {
-        await this.#startOrTakeOver(takeOver);
+        await this.#startOrTakeOver(this.#takeOver || isOwn);
       } catch (error) {
-        this.#holdsDevice = false;
-        inUse.delete(this.#features);
+        if (!isOwn) this.#letGo();
         throw error;
       }
     });
@@ -183,12 +182,19 @@ export class LoggingSession implements Tracker {
   /** STOP. Failing to reach the device is no error: with it, its log is gone. */
   stop(): Promise<void> {
     return this.#turns.run(async () => {
-      if (this.#started) await this.#stopDevice();
-      if (this.#holdsDevice) inUse.delete(this.#features);
-      this.#holdsDevice = false;
+      // Also one that is not known to run: a restart that failed may have left it.
+      if (this.#holdsDevice) {
+        await this.#stopDevice();
+        this.#letGo();
+      }
       this.#started = false;
       this.#pageSize = 0n;
     });
+  }
+
+  #letGo(): void {
+    inUse.delete(this.#features);
+    this.#holdsDevice = false;
   }
 
   async #startDevice(): Promise<void> {

@@ -65,3 +65,20 @@ test('turns are taken in the order in which they were asked for, failures or not
   await new Promise(resolve => setImmediate(resolve));
   expect(turns.busy).toBe(false);
 });
+
+test('work that throws at once throws at once when nothing is under way, and leaves the turn to the next', async () => {
+  const turns = new Turns();
+  const fail = () => {
+    throw new Error('no');
+  };
+  expect(() => turns.run(fail)).toThrow('no');
+  expect(turns.busy).toBe(false);
+  expect(turns.run(() => 7)).toBe(7);
+  const gate = pending();
+  const first = turns.run(() => gate.promise);
+  const second = turns.run(fail) as unknown as Promise<never>;
+  gate.settle();
+  await first;
+  await expect(second).rejects.toThrow('no');
+  expect(await turns.run(() => 8)).toBe(8);
+});

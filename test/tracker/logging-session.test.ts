@@ -77,6 +77,35 @@ describe.each(Object.values(profiles))('LoggingSession in the $name profile', pr
     expect(dirtyPages(next)).toEqual([9]);
   });
 
+  it('stops a log that it could not restart, as soon as the device can be reached', async () => {
+    const { device } = await writer({ profile });
+    let isBroken = false;
+    const door = faultyDoor(device, profile, () => isBroken && 'before');
+    const session = new LoggingSession(new FeatureClient(door));
+    await session.start([range]);
+    isBroken = true;
+    await expect(session.collect(new DirtySet([range]))).rejects.toThrow('could not be restarted');
+    expect(device.dma.log.active).toBe(true);
+    isBroken = false;
+    await session.stop();
+    expect(device.dma.log.active).toBe(false);
+  });
+
+  it('starts anew a log that it could not restart, at whatever attempt the device can be reached', async () => {
+    const { device } = await writer({ profile });
+    let isBroken = false;
+    const door = faultyDoor(device, profile, () => isBroken && 'before');
+    const session = new LoggingSession(new FeatureClient(door));
+    await session.start([range]);
+    isBroken = true;
+    await expect(session.collect(new DirtySet([range]))).rejects.toThrow('could not be restarted');
+    await expect(session.start([range])).rejects.toMatchObject({ errno: 'EIO' });
+    isBroken = false;
+    await session.start([range]);
+    expect(session.started).toBe(true);
+    await session.stop();
+  });
+
   it('throws, with everything marked, when logging cannot be restarted', async () => {
     const { device } = await writer({ profile });
     let broken = false;

@@ -4,6 +4,7 @@ import { Turns } from '../../device/index.js';
 import { type Mapping, type WatchedInterval, WriteWatch } from '../../native/index.js';
 import { asVfioError, type IovaRange, VfioError } from '../../uapi/index.js';
 import type { DirtyRange, DirtySet } from '../dirty-set.js';
+import { KeptPages } from '../kept-pages.js';
 import type { LostLog, Tracker } from '../tracker.js';
 import { pieces, requireCovered } from './cover.js';
 import { explained } from './cpu-support.js';
@@ -59,6 +60,8 @@ export class CpuTracker implements Tracker {
   /** What is tracked. */
   #segments: readonly Segment[] = [];
   #watch: WriteWatch | undefined;
+  /** What a lost log makes dirty, until it is asked for. */
+  readonly #kept = new KeptPages();
   /** A session that failed for good still is one, until it is stopped. */
   #started = false;
 
@@ -139,6 +142,7 @@ export class CpuTracker implements Tracker {
         throw new VfioError('EINVAL', { operation, field: 'pageSize', message: `${dirty.pageSize} is below 4096` });
       }
       try {
+        this.#kept.moveInto(dirty);
         await this.#scan(dirty);
         return [];
       } catch (error) {
@@ -175,6 +179,8 @@ export class CpuTracker implements Tracker {
       });
     } finally {
       dirty.markAll();
+      this.#kept.addAll(this.#segments, PAGE_SIZE);
+      this.#kept.moveInto(dirty);
     }
   }
 
@@ -183,6 +189,7 @@ export class CpuTracker implements Tracker {
     return this.#turns.run(async () => {
       this.#watch?.close();
       this.#watch = undefined;
+      this.#kept.clear();
       this.#started = false;
     });
   }

@@ -3,7 +3,13 @@ import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { EtcdOwnershipStore, FileOwnershipStore, type OwnershipStore } from '../../../src/migration/index.js';
+import {
+  EtcdOwnershipStore,
+  FileOwnershipStore,
+  FrameParser,
+  FrameType,
+  type OwnershipStore,
+} from '../../../src/migration/index.js';
 import { temporaryFolder } from '../../native/helpers.js';
 import { tamperedLink } from '../two-hosts.js';
 import { EtcdServer } from './etcd-server.js';
@@ -86,12 +92,14 @@ async function migrateWith(fault: Fault, { store, at, freeze, thaw }: Place) {
   // A store that is slow on a busy machine is no fault; one that is frozen shall be noticed.
   const timeout = fault.what === 'freeze the store' ? '300' : '10000';
   const destination = new Side('destination', at, timeout, machine, running);
+  // A destination that refuses, as with a store that is frozen, waits for the next source.
   let hasAgreed = false;
+  const answers = new FrameParser();
   const link = await tamperedLink(
     { host: '127.0.0.1', port: await destination.port },
     piece => piece,
     piece => {
-      hasAgreed = true;
+      for (const { type } of answers.push(piece)) hasAgreed ||= type === FrameType.HELLO;
       return piece;
     },
   );
@@ -116,7 +124,6 @@ async function migrateWith(fault: Fault, { store, at, freeze, thaw }: Place) {
   };
   const endOfSource = await source.end;
   await struck;
-  // One that has not agreed with a source waits for the next one.
   const endOfDestination: End = hasAgreed ? await destination.end : { outcome: 'waits', runs: false };
   const owner = (await store.read(machine))?.owner as Role | undefined;
   const twice = source.twice || destination.twice;
@@ -125,7 +132,8 @@ async function migrateWith(fault: Fault, { store, at, freeze, thaw }: Place) {
 }
 
 function describePlace(name: string, place: () => Place, rounds: number): void {
-  describe(`two processes with ${name}`, () => {
+  // Side by side: most of a round is waiting.
+  describe.concurrent(`two processes with ${name}`, () => {
     it('move the machine when nothing happens', async () => {
       const { owner, ends } = await migrateWith({ what: 'nothing', phase: 'switch', afterMs: 0 }, place());
       expect({ owner, ...ends }).toMatchObject({

@@ -185,6 +185,22 @@ describe.skipIf(cannotTrack)('CpuTracker', () => {
     expect(await collect()).toEqual({ lost: [], pages: [31, 50] });
   });
 
+  it('keeps everything dirty that the collect did not ask for which lost the log', async () => {
+    const { memory, tracker, ranges, touch, collect } = newTracker(64);
+    await tracker.start(ranges);
+    touch(50);
+    replacePages(memory.mapping, memory, 3, 1);
+    const lower = new DirtySet([{ iova: 0x10_0000n, length: 32n * 4096n }]);
+    expect(await tracker.collect(lower)).toMatchObject([{ error: { errno: 'EPERM' } }]);
+    expect(lower.count()).toBe(32);
+    expect(await collect()).toEqual({ lost: [], pages: everyPage(64).slice(32) });
+    expect((await collect()).pages).toEqual([]);
+    touch(50);
+    await tracker.stop();
+    await tracker.start(ranges);
+    expect((await collect()).pages).toEqual([]);
+  });
+
   it('marks everything, and cannot go on, when the memory is closed; then it stops', async () => {
     const fds = openFdCount();
     const { memory, tracker, ranges } = newTracker(64);
