@@ -29,9 +29,10 @@ export class ReportMemory {
 
   /**
    * Bytes of bitmap that one report can have, a power of two.
-   * @throws VfioError ENOMEM, EAGAIN, EPERM when the process may not lock even one page
+   * @throws VfioError ENOMEM, EAGAIN, EPERM when the process may not lock even one page; EBADF when closed
    */
   get size(): number {
+    if (this.#closed) throw new VfioError('EBADF', { operation: 'report', message: 'the memory is closed' });
     this.#kept ??= ResidentMemory.largest(MOST_KEPT);
     return this.#kept.bytes.length;
   }
@@ -67,7 +68,6 @@ export class ReportMemory {
 
   #take(size: number): ResidentMemory {
     if (this.#inUse) throw new VfioError('EBUSY', { operation: 'report', message: 'another report is under way' });
-    if (this.#closed) throw new VfioError('EBADF', { operation: 'report', message: 'the memory is closed' });
     const memory = size <= this.size ? this.#kept! : new ResidentMemory(size);
     this.#inUse = true;
     return memory;
