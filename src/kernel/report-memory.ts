@@ -21,6 +21,9 @@ import { VfioError } from '../uapi/index.js';
 /** Most that is kept for one device or address space, bytes. */
 const MOST_KEPT = 2 ** 21;
 
+/** Of memory, bytes. */
+const PAGE_SIZE = 4096;
+
 /** Memory for reports, locked when it is first needed. One report at a time: its owner sees to that. */
 export class ReportMemory {
   #kept: ResidentMemory | undefined;
@@ -78,6 +81,8 @@ export class ReportMemory {
     const reported = memory.bytes.subarray(0, size);
     const gone = bitmap.length !== size;
     moveBits(reported, gone ? undefined : bitmap);
+    // Of a log page that reaches beyond the report, Linux sets all bits that the last page of memory has room for.
+    memory.bytes.fill(0, size, Math.ceil(size / PAGE_SIZE) * PAGE_SIZE);
     if (memory !== this.#kept || this.#closed) memory.close();
     if (gone) {
       throw new VfioError('EFAULT', { operation: 'report', field: 'bitmap', message: 'it was taken away meanwhile' });
