@@ -14,8 +14,7 @@ import { offThread } from './off-thread.js';
  * @throws VfioError with the call's errno, `operation` as operation
  */
 export function ioctl(fd: number, request: number, argument: NativeBlock | number, operation: string): number {
-  const value = typeof argument === 'number' ? argument : argument.address;
-  return checked(operation, () => libc.ioctl(fd, request, value));
+  return checked(operation, () => libc.ioctl(fd, request, passed(argument)));
 }
 
 /** {@link ioctl} on another thread. */
@@ -25,9 +24,12 @@ export function ioctlOffThread(
   argument: NativeBlock | number,
   operation: string,
 ): Promise<number> {
-  // The block is asked for its address anew with each attempt, which also keeps it alive.
-  const value = () => (typeof argument === 'number' ? argument : argument.address);
-  return offThread(operation, answer => libc.ioctl.async(fd, request, value(), answer));
+  return offThread(operation, answer => libc.ioctl.async(fd, request, passed(argument), answer));
+}
+
+/** A block is asked for its address anew with each attempt, which also keeps it alive: a number alone would not. */
+function passed(argument: NativeBlock | number): number {
+  return typeof argument === 'number' ? argument : argument.address;
 }
 
 /** An interval of a descriptor's offsets, and the block whose first `count` bytes go there or come from there. */
