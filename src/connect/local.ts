@@ -23,13 +23,19 @@ const shipped: Readonly<Record<string, () => Promise<Device>>> = {
 /** A device in this process that nobody else holds: its end is the handle's end. */
 class OwnDevice extends LocalDevice {
   readonly #device: Device;
+  #closing: Promise<void> | undefined;
 
   constructor(device: Device, profile: Profile | undefined) {
     super(device, profile);
     this.#device = device;
   }
 
-  override async close(): Promise<void> {
+  override close(): Promise<void> {
+    this.#closing ??= this.#closeBoth();
+    return this.#closing;
+  }
+
+  async #closeBoth(): Promise<void> {
     await super.close();
     const { [Symbol.asyncDispose]: closeLater, [Symbol.dispose]: close } = this.#device as Partial<
       AsyncDisposable & Disposable

@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, readlinkSync, type Stats, statSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { asVfioError, type ErrnoName, VfioError } from '../uapi/index.js';
@@ -83,10 +83,24 @@ export function explainOpen(error: unknown, file: DeviceFile): VfioError {
 function withoutPermission({ path, roots }: DeviceFile): string {
   const uid = process.geteuid!();
   const name = userName() ?? `${uid}`;
-  const { uid: owner, gid, mode } = statSync(fileOf(path, roots));
-  const state = `owner ${owner}, group ${gid}, mode ${(mode & 0o777).toString(8).padStart(4, '0')}`;
   const rule = `udev rule SUBSYSTEM=="vfio", OWNER="${name}"`;
-  return `user ${name} (${uid}) may not open it (${state}): chown ${name} ${path}, or for good a ${rule}`;
+  return `user ${name} (${uid}) may not open it${rights(path, roots)}: chown ${name} ${path}, or for good a ${rule}`;
+}
+
+/** Whose a device file is; nothing where that cannot be seen either, as in a folder that is closed to the user. */
+function rights(path: string, roots: Roots): string {
+  const found = statIfAllowed(fileOf(path, roots));
+  if (found === undefined) return '';
+  const { uid, gid, mode } = found;
+  return ` (owner ${uid}, group ${gid}, mode ${(mode & 0o777).toString(8).padStart(4, '0')})`;
+}
+
+function statIfAllowed(path: string): Stats | undefined {
+  try {
+    return statSync(path);
+  } catch {
+    return undefined;
+  }
 }
 
 /** A user need not have a name: containers often run as a bare number. */

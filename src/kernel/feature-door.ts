@@ -13,6 +13,7 @@ import {
   featureName,
   isPowerOfTwo,
   linux,
+  MigrationState,
   RANGE_SIZE,
   REPORT_INLINE_SIZE,
   REPORT_POINTER_SIZE,
@@ -21,6 +22,7 @@ import {
 } from '../uapi/index.js';
 import type { GuardedFd } from './guarded-fd.js';
 import type { MigrationFile } from './migration-file.js';
+import { refusedArc } from './refused-arcs.js';
 import { ReportMemory } from './report-memory.js';
 import { VfioRequest } from './vfio-abi.js';
 
@@ -276,11 +278,12 @@ export class KernelFeatureDoor implements FeatureDoor {
   async #setState(fd: number, message: Uint8Array): Promise<Uint8Array> {
     this.#load(message);
     const wanted = this.#block.view.getUint32(FEATURE_HEADER_SIZE, true);
+    await this.#requirePossible(fd, wanted);
     try {
       await this.#callOffThread(fd, message);
     } catch (error) {
       // It may have gone a part of the way, or into ERROR.
-      this.#migration.entered(this.#stateNow(fd) ?? wanted, -1);
+      this.#migration.entered((await stateOf(fd)) ?? wanted, -1);
       throw error;
     }
     this.#migration.entered(wanted, this.#block.view.getInt32(FEATURE_HEADER_SIZE + 4, true));
@@ -288,16 +291,36 @@ export class KernelFeatureDoor implements FeatureDoor {
     return this.#block.copy(message.length);
   }
 
-  #stateNow(fd: number): number | undefined {
-    const block = new NativeBlock(16);
-    block.view.setUint32(0, 16, true);
-    block.view.setUint32(4, FEATURE_GET | Feature.MIG_DEVICE_STATE, true);
-    try {
-      ioctl(fd, VfioRequest.DEVICE_FEATURE, block, 'MIG_DEVICE_STATE');
-      return block.view.getUint32(FEATURE_HEADER_SIZE, true);
-    } catch {
-      return undefined;
+  /** By the state that the kernel says: this side may not be the only one, or the first, that changes it. */
+  async #requirePossible(fd: number, wanted: number): Promise<void> {
+    const now = await stateOf(fd);
+    const refused = now === undefined ? undefined : refusedArc(now, wanted, this.#migration.isOpen);
+    if (refused !== undefined) {
+      throw new VfioError('EINVAL', { operation: 'MIG_DEVICE_STATE', field: 'device_state', message: refused });
     }
+  }
+
+  /** Resets the device when the requests before are done: it is RUNNING then, and its migration data is gone. @throws VfioError as the driver answers */
+  reset(): Promise<void> {
+    return this.#turns.run(() =>
+      this.#device.use('RESET', async fd => {
+        await ioctlOffThread(fd, VfioRequest.DEVICE_RESET, 0, 'RESET');
+        this.#migration.entered(MigrationState.RUNNING, -1);
+      }),
+    );
+  }
+}
+
+/** The migration state; `undefined` where the device has none. On another thread: it is told only when no change is under way. */
+async function stateOf(fd: number): Promise<number | undefined> {
+  const block = new NativeBlock(16);
+  block.view.setUint32(0, 16, true);
+  block.view.setUint32(4, FEATURE_GET | Feature.MIG_DEVICE_STATE, true);
+  try {
+    await ioctlOffThread(fd, VfioRequest.DEVICE_FEATURE, block, 'MIG_DEVICE_STATE');
+    return block.view.getUint32(FEATURE_HEADER_SIZE, true);
+  } catch {
+    return undefined;
   }
 }
 

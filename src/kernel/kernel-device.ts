@@ -7,8 +7,8 @@ import {
   requireMappable,
 } from '../device/index.js';
 import type { DmaRegionSpec, GuestMemory } from '../memory/index.js';
-import { ioctl, ioctlOffThread, NativeBlock, type OwnedFd } from '../native/index.js';
-import { IrqSet, MigrationState, type PrecopyInfo } from '../uapi/index.js';
+import { ioctl, NativeBlock, type OwnedFd } from '../native/index.js';
+import { IrqSet, type PrecopyInfo } from '../uapi/index.js';
 import type { AddressSpace, DmaRegion, DmaRegionFile } from './address-space.js';
 import { attachPageTable } from './attach-page-table.js';
 import type { DeviceSite } from './device-site.js';
@@ -104,7 +104,11 @@ export class KernelDevice implements DeviceHandle {
 
   /**
    * Maps what a region lets be mapped; each area is the caller's, to be closed.
+   *
+   * For memory, such as a frame buffer. Registers take accesses of their own width only (QEMU's edu reads 0 by single bytes), which a view of
+   * bytes does not make and a copy does not keep: an aligned Uint32Array element does, and {@link KernelDevice.regionRead} always does.
    * @returns none for a region that is reached by calls alone
+   * @throws VfioError EINVAL for a region that does not exist; as mmap(2)
    */
   async mapRegion(region: number): Promise<MappedRegionArea[]> {
     return this.#regions.map(region);
@@ -177,10 +181,13 @@ export class KernelDevice implements DeviceHandle {
     return this.#migration.precopyInfo();
   }
 
-  /** Resets the device: it is RUNNING then, and its migration data is gone. @throws VfioError ENOTTY where it cannot be reset */
-  async reset(): Promise<void> {
-    await this.#file.use('RESET', fd => ioctlOffThread(fd, VfioRequest.DEVICE_RESET, 0, 'RESET'));
-    this.#migration.entered(MigrationState.RUNNING, -1);
+  /**
+   * Resets the device, in its turn among the requests of {@link KernelDevice.features}: it is RUNNING then, and its migration data is gone.
+   * @throws VfioError where it cannot be reset (DeviceFlag.RESET of {@link KernelDevice.info} is not set): EINVAL of vfio-pci, ENOTTY of drivers
+   *   without a reset
+   */
+  reset(): Promise<void> {
+    return this.#door.reset();
   }
 
   /**

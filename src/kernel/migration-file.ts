@@ -33,6 +33,11 @@ export class MigrationFile {
   #file: GuardedFd | undefined;
   readonly #turns = new Turns();
 
+  /** Whether there is a descriptor. */
+  get isOpen(): boolean {
+    return this.#file !== undefined;
+  }
+
   /**
    * The device is in a new state.
    * @param dataFd a new descriptor, taken over; -1: none

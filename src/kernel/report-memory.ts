@@ -21,6 +21,9 @@ import { VfioError } from '../uapi/index.js';
 /** Most that is kept for one device or address space, bytes. */
 const MOST_KEPT = 2 ** 21;
 
+/** Of memory, bytes. */
+const PAGE_SIZE = 4096;
+
 /** Memory for reports, locked when it is first needed. One report at a time: its owner sees to that. */
 export class ReportMemory {
   #kept: ResidentMemory | undefined;
@@ -29,9 +32,10 @@ export class ReportMemory {
 
   /**
    * Bytes of bitmap that one report can have, a power of two.
-   * @throws VfioError ENOMEM, EAGAIN, EPERM when the process may not lock even one page
+   * @throws VfioError ENOMEM, EAGAIN, EPERM when the process may not lock even one page; EBADF when closed
    */
   get size(): number {
+    if (this.#closed) throw new VfioError('EBADF', { operation: 'report', message: 'the memory is closed' });
     this.#kept ??= ResidentMemory.largest(MOST_KEPT);
     return this.#kept.bytes.length;
   }
@@ -67,7 +71,6 @@ export class ReportMemory {
 
   #take(size: number): ResidentMemory {
     if (this.#inUse) throw new VfioError('EBUSY', { operation: 'report', message: 'another report is under way' });
-    if (this.#closed) throw new VfioError('EBADF', { operation: 'report', message: 'the memory is closed' });
     const memory = size <= this.size ? this.#kept! : new ResidentMemory(size);
     this.#inUse = true;
     return memory;
@@ -77,6 +80,8 @@ export class ReportMemory {
     this.#inUse = false;
     const gone = bitmap.length !== size;
     moveBits(memory.bytes, size, gone ? undefined : bitmap);
+    // Of a log page that reaches beyond the report, Linux sets all bits that the last page of memory has room for.
+    memory.bytes.fill(0, size, Math.ceil(size / PAGE_SIZE) * PAGE_SIZE);
     if (memory !== this.#kept || this.#closed) memory.close();
     if (gone) {
       throw new VfioError('EFAULT', { operation: 'report', field: 'bitmap', message: 'it was taken away meanwhile' });

@@ -80,11 +80,15 @@ export class Type1Container implements AddressSpace {
   openDevice(site: DeviceSite): Promise<OwnedFd> {
     return this.#turns.run(() =>
       this.#file.use('open', async container => {
-        const group = this.#groups.get(site.group!) ?? this.#openGroup(site.group!, container);
-        const name = NativeBlock.from(Buffer.from(`${site.name}\0`));
-        return new OwnedFd(
-          await ioctlOffThread(group.fd, VfioRequest.GROUP_GET_DEVICE_FD, name, 'GROUP_GET_DEVICE_FD'),
-        );
+        const known = this.#groups.get(site.group!);
+        const group = known ?? this.#openGroup(site.group!, container);
+        try {
+          return await openInGroup(group, site.name);
+        } catch (error) {
+          // Others may want the group, which none of the devices here is in.
+          if (known === undefined) this.#closeGroup(site.group!);
+          throw error;
+        }
       }),
     );
   }
@@ -105,6 +109,11 @@ export class Type1Container implements AddressSpace {
       group.close();
       throw error;
     }
+  }
+
+  #closeGroup(number: number): void {
+    this.#groups.get(number)?.close();
+    this.#groups.delete(number);
   }
 
   async dmaMap(region: DmaRegion, file: DmaRegionFile): Promise<void> {
@@ -265,11 +274,15 @@ export class Type1Container implements AddressSpace {
     } catch {
       // What cannot be unmapped keeps its memory here: a device may still write there.
     }
-    for (const group of this.#groups.values()) group.close();
-    this.#groups.clear();
+    for (const group of this.#groups.keys()) this.#closeGroup(group);
     this.#reports.close();
     await this.#file.close();
   }
+}
+
+async function openInGroup(group: OwnedFd, device: string): Promise<OwnedFd> {
+  const name = NativeBlock.from(Buffer.from(`${device}\0`));
+  return new OwnedFd(await ioctlOffThread(group.fd, VfioRequest.GROUP_GET_DEVICE_FD, name, 'GROUP_GET_DEVICE_FD'));
 }
 
 function setIommu(container: number): void {

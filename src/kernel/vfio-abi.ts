@@ -12,7 +12,6 @@ import { type IovaRange, understand, VfioError, viewOf } from '../uapi/index.js'
 
 /** ioctl numbers of linux/vfio.h, of container, group, device and migration data. */
 export const VfioRequest = {
-  GET_API_VERSION: 0x3b64,
   CHECK_EXTENSION: 0x3b65,
   SET_IOMMU: 0x3b66,
   GROUP_GET_STATUS: 0x3b67,
@@ -29,7 +28,6 @@ export const VfioRequest = {
   DEVICE_FEATURE: 0x3b75,
   DEVICE_BIND_IOMMUFD: 0x3b76,
   DEVICE_ATTACH_IOMMUFD_PT: 0x3b77,
-  DEVICE_DETACH_IOMMUFD_PT: 0x3b78,
   MIG_GET_PRECOPY_INFO: 0x3b79,
   IOMMU_DIRTY_PAGES: 0x3b75,
 } as const;
@@ -39,8 +37,6 @@ export const TYPE1V2_IOMMU = 3;
 
 /** VFIO_GROUP_GET_STATUS: every device of the group is a VFIO driver's, or nobody's. */
 export const GROUP_VIABLE = 1;
-/** VFIO_GROUP_GET_STATUS: the group has a container. */
-export const GROUP_CONTAINER_SET = 2;
 
 /** `struct vfio_group_status`: argsz, flags. */
 export function encodeGroupStatus(): Uint8Array {
@@ -229,11 +225,6 @@ export interface Type1Bitmap {
 /** `struct vfio_iommu_type1_dma_unmap`: argsz, flags, u64 iova, u64 size, and the bitmap where one is asked for. */
 export function encodeUnmapDma({ iova, length }: IovaRange, bitmap?: Type1Bitmap): Uint8Array {
   return encodeWithBitmap(bitmap === undefined ? 0 : UNMAP_GET_DIRTY_BITMAP, { iova, length }, bitmap);
-}
-
-/** How many bytes VFIO_IOMMU_UNMAP_DMA has unmapped. */
-export function decodeUnmapDma(bytes: Uint8Array): bigint {
-  return viewOf(bytes).getBigUint64(16, true);
 }
 
 /** `struct vfio_iommu_type1_dirty_bitmap` of GET_BITMAP: argsz, flags, u64 iova, u64 size, and the bitmap. */

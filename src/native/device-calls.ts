@@ -14,7 +14,7 @@ import { offThread } from './off-thread.js';
  * @throws VfioError with the call's errno, `operation` as operation
  */
 export function ioctl(fd: number, request: number, argument: NativeBlock | number, operation: string): number {
-  return checked(operation, () => libc.ioctl(fd, request, addressOrNumber(argument)));
+  return checked(operation, () => libc.ioctl(fd, request, passed(argument)));
 }
 
 /** {@link ioctl} on another thread. */
@@ -24,11 +24,11 @@ export function ioctlOffThread(
   argument: NativeBlock | number,
   operation: string,
 ): Promise<number> {
-  return offThread(operation, answer => libc.ioctl.async(fd, request, addressOrNumber(argument), answer));
+  return offThread(operation, answer => libc.ioctl.async(fd, request, passed(argument), answer));
 }
 
-/** To be asked anew with each attempt: who may have to ask again keeps the block, and with it the memory that the kernel works on. */
-function addressOrNumber(argument: NativeBlock | number): number {
+/** A block is asked for its address anew with each attempt, which also keeps it alive: a number alone would not. */
+function passed(argument: NativeBlock | number): number {
   return typeof argument === 'number' ? argument : argument.address;
 }
 

@@ -138,7 +138,7 @@ describe('connect', () => {
     await device.close();
   });
 
-  it('ends a device of a module by its dispose method', async () => {
+  it('ends a device of a module by its dispose method, once', async () => {
     const path = moduleFile(
       'noted.mjs',
       `import { DmaEngine } from '${engineUrl}';
@@ -147,6 +147,7 @@ describe('connect', () => {
     );
     const { ended } = (await import(path)) as { ended: string[] };
     const device = await connect(`local:${path}`);
+    await Promise.all([device.close(), device.close()]);
     await device.close();
     expect(ended).toEqual(['ended']);
   });

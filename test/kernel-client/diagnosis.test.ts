@@ -92,6 +92,11 @@ test('a device file of somebody else: whose it is, and how to get it', () => {
   );
 });
 
+test('a device file in a folder that is closed to the user: how to get it, though not whose it is', () => {
+  const { message } = explainOpen(failure('EACCES'), { path: '/dev/vfio/13', module: 'vfio-pci', roots: system.roots });
+  expect(message).toMatch(/^open: \/dev\/vfio\/13: user \S+ \(\d+\) may not open it: chown .* \(EACCES\)$/);
+});
+
 test('a group that is in use: by which process, where that can be seen', () => {
   const file = { path: '/dev/vfio/12', module: 'vfio-pci', roots: system.roots };
   expect(explainOpen(failure('EBUSY'), file).message).toMatch(/in use already: end that/);

@@ -129,7 +129,7 @@ test('messages without a header, and larger than any structure, are refused', as
 });
 
 test('requests that take long and those behind them are answered in the order in which they were made', async () => {
-  const { features, close } = openDoor();
+  const { door, features, close } = openDoor();
   const order: string[] = [];
   const note = (name: string) => () => order.push(name);
   const requests = [
@@ -137,11 +137,21 @@ test('requests that take long and those behind them are answered in the order in
     features.report({ iova: 0n, length: 1n << 36n, pageSize: 4096n }, new Uint32Array(2 ** 19)).catch(note('large')),
     features.report({ iova: 0n, length: 4096n, pageSize: 4096n }, new Uint32Array(2)).catch(note('small')),
     features.stopLogging().catch(note('stop')),
+    door.reset().catch(note('reset')),
     features.migrationState().catch(note('state')),
   ];
   await Promise.all(requests);
-  expect(order).toEqual(['start', 'large', 'small', 'stop', 'state']);
+  expect(order).toEqual(['start', 'large', 'small', 'stop', 'reset', 'state']);
   await close();
+});
+
+test('a report after close locks no memory', async () => {
+  const { features, close } = openDoor();
+  await close();
+  const before = lockedBytes();
+  const report = features.report({ iova: 0n, length: 1n << 36n, pageSize: 4096n }, new Uint32Array(2 ** 19));
+  await expect(report).rejects.toThrow('EBADF');
+  expect(lockedBytes()).toBe(before);
 });
 
 test('a report is cut into pieces of what may be locked', async () => {

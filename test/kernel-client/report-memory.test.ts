@@ -52,6 +52,15 @@ test('each report finds zeros, after one that failed in the middle as well, whos
   memory.close();
 });
 
+test('bits behind the end of a report, where a log page reaches beyond it, are in no later report', () => {
+  const memory = new ReportMemory();
+  memory.report(new Uint8Array(8), address => kernelWrites(address, new Uint8Array(4096).fill(0xff)));
+  const next = new Uint8Array(8192);
+  memory.report(next, () => {});
+  expect(next.every(byte => byte === 0)).toBe(true);
+  memory.close();
+});
+
 test('a bitmap that goes to another thread during a report is an error, and the memory is clean again', async () => {
   const memory = new ReportMemory();
   const bitmap = new Uint8Array(4096);

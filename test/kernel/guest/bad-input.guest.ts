@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { KernelDevice } from '../../../src/kernel/index.js';
+import { KernelDevice, locateDevice, Type1Container } from '../../../src/kernel/index.js';
 import { GuestMemory } from '../../../src/memory/index.js';
 import type { ErrnoName } from '../../../src/uapi/index.js';
+import { openDeviceFiles } from './device-files.js';
 import { KERNEL, PCI, withVfioPci } from './devices.js';
 import { openFiles } from './open-files.js';
 import { WAYS } from './ways.js';
@@ -77,6 +78,21 @@ for (const by of WAYS) {
 }
 
 describe('opening', () => {
+  it('leaves a group to others where its device could not be had', async () => {
+    const before = openDeviceFiles();
+    const site = locateDevice('vdlog.0', { sys: '/sys', dev: '/dev', proc: '/proc' });
+    const container = Type1Container.create();
+    await assert.rejects(container.openDevice({ ...site, name: 'vdlog.9' }), { errno: 'ENODEV' });
+    {
+      await using device = await KernelDevice.open('vdlog.0', { by: 'container' });
+      assert.equal((await device.info()).regions, 1);
+    }
+    const device = await container.openDevice(site);
+    device.close();
+    await container.close();
+    assert.deepEqual(openDeviceFiles(), before);
+  });
+
   it(
     'says that this kernel has no character device, where it has none',
     {

@@ -214,6 +214,15 @@ describe('the dirty tracking of iommufd', { skip: WITHOUT_CDEV }, () => {
       }),
     ));
 
+  it('gives the page table of a device back that was closed meanwhile', async () => {
+    const space = IommufdSpace.create();
+    const device = await KernelDevice.open('vdlog.0', { space });
+    await device.close();
+    // No page table here can be had that notes writes: that the kernel knows no such number says that it was asked.
+    await assert.rejects(space.detachTracked(device, 99), { errno: 'ENOENT', operation: 'DESTROY' });
+    await space.close();
+  });
+
   it('is refused for a device that was opened by its group', () =>
     withDevice('vdlog.0', 'container', async device => {
       const space = IommufdSpace.create();

@@ -4,6 +4,7 @@ import { KernelDevice } from '../../../src/kernel/index.js';
 import { GuestMemory } from '../../../src/memory/index.js';
 import { DirtySet, LoggingSession } from '../../../src/tracker/index.js';
 import { encodeFeatureRequest, encodeReport, type IovaRange, linux, VfioError } from '../../../src/uapi/index.js';
+import { lockedBytes, withMemoryLockLimit } from '../../native/memory-lock-limit.js';
 import { cdevFile, groupFile, VDLOG } from './devices.js';
 import { NaivePages, pagesOf } from './naive-pages.js';
 import { openFiles } from './open-files.js';
@@ -135,6 +136,39 @@ for (const by of WAYS) {
       const bitmap = new Uint32Array(2);
       await device.features.report({ ...range, pageSize: 4n * KIB }, bitmap);
       assert.equal(bitmap[0], 1);
+    });
+
+    it('keeps the log where the bitmap is gone before the report, or no memory may be locked for it', async () => {
+      await using device = await opened();
+      const range = { iova: MIB, length: 256n * KIB };
+      await device.features.startLogging(4n * KIB, [range]);
+      await dmaWrite(device, { iova: range.iova + 4096n, length: 1n });
+      const gone = new Uint32Array(2);
+      structuredClone(gone, { transfer: [gone.buffer] });
+      await assert.rejects(device.features.report({ ...range, pageSize: 4n * KIB }, gone), { errno: 'EINVAL' });
+      const bitmap = new Uint32Array(2);
+      const refused = withMemoryLockLimit(lockedBytes(), () =>
+        device.features.report({ ...range, pageSize: 4n * KIB }, bitmap),
+      );
+      await assert.rejects(refused, { message: /raise it \(ulimit -l/ });
+      assert.equal((await logState(device)).dirty, 1n);
+      await device.features.report({ ...range, pageSize: 4n * KIB }, bitmap);
+      assert.deepEqual([...bitmap], [2, 0]);
+    });
+
+    it('reports exactly what was written where one page may be locked', async () => {
+      await using device = await opened();
+      const range = { iova: 0n, length: GIB };
+      await device.features.startLogging(4n * KIB, [range]);
+      const pages = [0, 32_767, 32_768, 200_000, 262_143];
+      for (const page of pages) await dmaWrite(device, { iova: BigInt(page) * 4n * KIB, length: 1n });
+      const bitmap = new Uint32Array(2 ** 13);
+      await withMemoryLockLimit(lockedBytes() + 4096, () =>
+        device.features.report({ ...range, pageSize: 4n * KIB }, bitmap),
+      );
+      const expected = new Uint32Array(2 ** 13);
+      for (const page of pages) expected[page >> 5]! |= 1 << (page & 31);
+      assert.deepEqual(bitmap, expected);
     });
 
     it('says so when the bitmap is taken away while the kernel writes', async () => {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { KernelDevice } from '../../../src/kernel/index.js';
-import { MigrationState } from '../../../src/uapi/index.js';
+import { encodeDeviceState, encodeFeatureRequest, Feature, MigrationState } from '../../../src/uapi/index.js';
 import { createMtty, type Mtty, WITHOUT_CDEV } from './devices.js';
 import { openFiles } from './open-files.js';
 import { WAYS } from './ways.js';
@@ -10,7 +10,7 @@ import { WAYS } from './ways.js';
  * The client on the kernel's own sample of a device that migrates: a serial port, whose scratch register is a byte that moves with it.
  */
 
-const { RUNNING, STOP, STOP_COPY, RESUMING, PRE_COPY } = MigrationState;
+const { RUNNING, STOP, STOP_COPY, RESUMING, PRE_COPY, PRE_COPY_P2P } = MigrationState;
 /** Register 7 of the port in region 0. */
 const SCRATCH = 7;
 /** STOP_COPY, P2P and PRE_COPY. */
@@ -71,6 +71,55 @@ for (const by of WITHOUT_CDEV ? [] : WAYS) {
       assert.equal(await device.features.migrationState(), RESUMING);
       await device.reset();
       assert.equal(await device.features.migrationState(), RUNNING);
+    });
+
+    it('takes no data that is none, and is RUNNING again after a reset', async () => {
+      await using device = await opened(0);
+      await device.features.setMigrationState(RESUMING);
+      await assert.rejects(device.writeMigrationData(new Uint8Array(96).fill(0xee)), { errno: 'EFAULT' });
+      await device.reset();
+      assert.equal(await device.features.migrationState(), RUNNING);
+      assert.equal((await stateOf(device)).length, 96);
+    });
+
+    it('is not asked to go from STOP_COPY to PRE_COPY, which Linux never answers, whoever brought it there', async () => {
+      const first = await opened(0);
+      await first.features.setMigrationState(STOP_COPY);
+      for (const state of [PRE_COPY, PRE_COPY_P2P]) {
+        await assert.rejects(first.features.setMigrationState(state), { errno: 'EINVAL', message: /RUNNING first/ });
+        const data = encodeDeviceState({ state, dataFd: -1 });
+        const request = encodeFeatureRequest({ index: Feature.MIG_DEVICE_STATE, set: true, data });
+        await assert.rejects(first.door.request(request), { errno: 'EINVAL' });
+        await assert.rejects(first.door.requestAsIs!(request), { errno: 'EINVAL' });
+      }
+      assert.ok((await first.readMigrationData(1000)).length > 0);
+      await first.close();
+
+      await using second = await opened(0);
+      assert.equal(await second.features.migrationState(), STOP_COPY);
+      await assert.rejects(second.features.setMigrationState(PRE_COPY), { errno: 'EINVAL', message: /RUNNING first/ });
+      await second.features.setMigrationState(RUNNING);
+      await second.features.setMigrationState(PRE_COPY);
+      await second.features.setMigrationState(RUNNING);
+    });
+
+    it('is reset where a user before has left it in RESUMING, and goes nowhere else from there', async () => {
+      const first = await opened(0);
+      await first.features.setMigrationState(RESUMING);
+      await first.close();
+
+      await using second = await opened(0);
+      assert.equal(await second.features.migrationState(), RESUMING);
+      for (const state of [RUNNING, STOP, STOP_COPY, PRE_COPY]) {
+        await assert.rejects(second.features.setMigrationState(state), {
+          errno: 'EINVAL',
+          message: /reset the device/,
+        });
+      }
+      await second.reset();
+      await second.features.setMigrationState(RESUMING);
+      await second.reset();
+      assert.equal(await second.features.migrationState(), RUNNING);
     });
 
     it('has data in the states that have some, and nowhere else', async () => {
