@@ -1,7 +1,8 @@
 // What a call to the kernel's VFIO costs: in a guest with the real kernel and the tests' module vdlog, dmalog's calls beside those of a C program
 // (bench/kernel.c, gcc -O2, compiled now), and beside koffi's alone, which are the floor for any JavaScript. See bench/kernel-guest.mjs.
 //
-//   npm run bench:kernel [-- --kernel 6.1|6.12] [-- --json] [-- --rounds 9] [-- --calls 2000] [-- --reports 500] [-- --accelerator kvm|tcg]
+//   npm run bench:kernel [-- --kernel 6.1|6.12] [-- --json] [-- --rounds 9] [-- --calls 2000] [-- --reports 500] [-- --warm-up 12000]
+//                        [-- --accelerator kvm|tcg]
 import { spawnSync } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
 import { cpus, loadavg } from 'node:os';
@@ -15,6 +16,7 @@ const { values } = parseArgs({
     rounds: { type: 'string', default: '9' },
     calls: { type: 'string', default: '2000' },
     reports: { type: 'string', default: '500' },
+    'warm-up': { type: 'string', default: '12000' },
     accelerator: { type: 'string' },
   },
 });
@@ -43,7 +45,8 @@ function compile() {
 /** Nanoseconds by job and by who called, a figure for each round. */
 function measure() {
   const accelerator = values.accelerator === undefined ? [] : ['--accelerator', values.accelerator];
-  const command = `node bench/kernel-guest.mjs vdlog.0 ${program} ${values.rounds} ${values.calls} ${values.reports}`;
+  const counts = [values.rounds, values.calls, values.reports, values['warm-up']];
+  const command = `node bench/kernel-guest.mjs vdlog.0 ${program} ${counts.join(' ')}`;
   const printed = run('test/machines/run-kernel-guest', [...accelerator, values.kernel, command]);
   const line = printed.split('\n').find(line => line.startsWith('{'));
   if (line === undefined) throw new Error(`the guest gave no figures:\n${printed}`);
