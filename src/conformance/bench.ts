@@ -2,6 +2,7 @@ import type { DeviceHandle } from '../device/index.js';
 import { GuestMemory } from '../memory/index.js';
 import {
   bitmapBytes,
+  DeviceFlag,
   type ErrnoName,
   encodeFeatureRequest,
   encodeRanges,
@@ -93,6 +94,7 @@ export class Bench {
   #profile: Profile | undefined;
   #hasLogging = false;
   #migrationFlags = 0;
+  #hasReset = false;
   #expected: ExpectedLog | undefined;
   #isUnmapped = false;
   #cleaning = false;
@@ -154,6 +156,11 @@ export class Bench {
     return this.#migrationFlags;
   }
 
+  /** Whether the device says that it can be reset. */
+  get hasReset(): boolean {
+    return this.#hasReset;
+  }
+
   /** How long the device may take for one thing, milliseconds. */
   get timeLimitMs(): number {
     return this.#options.timeLimitMs;
@@ -171,9 +178,10 @@ export class Bench {
 
   /** Waits for anything of the device's. @throws Deviation when it takes too long, GoneError when the device is gone */
   async within<T>(what: string, promise: Promise<T>): Promise<T> {
-    if (!this.#cleaning) this.#options.signal?.throwIfAborted();
+    const signal = this.#cleaning ? undefined : this.#options.signal;
+    signal?.throwIfAborted();
     try {
-      return await withinLimit(what, this.timeLimitMs, promise);
+      return await withinLimit(what, this.timeLimitMs, promise, signal);
     } catch (error) {
       if (error instanceof VfioError && GONE.has(error.errno)) {
         throw new GoneError(`${what}: the device went away: ${error.message}`);
@@ -309,23 +317,32 @@ export class Bench {
   /** Makes the device write `length` bytes at `iova`. @throws StimulusError */
   async dmaWrite(iova: bigint, length: number): Promise<void> {
     const { stimulus } = this.#options;
-    await this.#stimulate('write', iova, length, () => stimulus!.write(iova, length));
+    await this.#stimulate('write', iova, length, signal => stimulus!.write(iova, length, signal));
     this.#expected?.write(iova, length);
   }
 
   /** Makes the device read. @throws StimulusError */
   async dmaRead(iova: bigint, length: number): Promise<void> {
     const { stimulus } = this.#options;
-    await this.#stimulate('read', iova, length, () => stimulus!.read!(iova, length));
+    await this.#stimulate('read', iova, length, signal => stimulus!.read!(iova, length, signal));
   }
 
-  async #stimulate(what: string, iova: bigint, length: number, work: () => Promise<void>): Promise<void> {
-    if (!this.#cleaning) this.#options.signal?.throwIfAborted();
+  async #stimulate(
+    what: string,
+    iova: bigint,
+    length: number,
+    work: (signal: AbortSignal) => Promise<void>,
+  ): Promise<void> {
+    const { signal } = this.#options;
+    signal?.throwIfAborted();
     const text = `DMA ${what} of ${length} bytes at 0x${iova.toString(16)}`;
+    const waiting = new AbortController();
     try {
-      await withinLimit(text, this.timeLimitMs, work());
+      await withinLimit(text, this.timeLimitMs, work(waiting.signal), signal);
     } catch (error) {
       throw new StimulusError(`${text}: ${error instanceof Error ? error.message : error}`);
+    } finally {
+      waiting.abort();
     }
   }
 
@@ -370,6 +387,7 @@ export class Bench {
     ];
     this.#hasLogging = (await this.within('PROBE', Promise.all(offers))).includes(true);
     this.#migrationFlags = await this.#readMigrationFlags();
+    this.#hasReset = await this.#readHasReset();
     for (const window of this.#mappable) await this.#map(window);
     this.#isUnmapped = false;
     await this.#prepare();
@@ -401,6 +419,17 @@ export class Bench {
       return await this.within('GET MIGRATION', this.device.features.migrationFlags());
     } catch (error) {
       if (error instanceof VfioError) return 0;
+      throw error;
+    }
+  }
+
+  /** A device that does not say what it is counts as one without a reset. */
+  async #readHasReset(): Promise<boolean> {
+    try {
+      const { flags } = await this.within('GET_INFO', this.device.info());
+      return (flags & DeviceFlag.RESET) !== 0;
+    } catch (error) {
+      if (error instanceof VfioError) return false;
       throw error;
     }
   }

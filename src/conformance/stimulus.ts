@@ -28,10 +28,13 @@ export interface DmaStimulus {
    * @returns the windows in which it can write: all, or the first ones
    */
   prepare(device: DeviceHandle, windows: readonly IovaRange[]): Promise<readonly IovaRange[]>;
-  /** Makes the device write `length` bytes at `iova`, whatever they are; done when they are written. */
-  write(iova: bigint, length: number): Promise<void>;
+  /**
+   * Makes the device write `length` bytes at `iova`, whatever they are; done when they are written.
+   * @param signal nobody waits any more: what is still to be written should not be
+   */
+  write(iova: bigint, length: number, signal?: AbortSignal): Promise<void>;
   /** Makes the device read, and write nothing in the windows. Missing: it cannot. */
-  read?(iova: bigint, length: number): Promise<void>;
+  read?(iova: bigint, length: number, signal?: AbortSignal): Promise<void>;
   /** Lets go of what it holds. Idempotent. */
   close(): Promise<void>;
 }

@@ -1,5 +1,4 @@
 import {
-  DeviceFlag,
   decodeDeviceState,
   type ErrnoName,
   encodeDeviceState,
@@ -197,9 +196,8 @@ const resetRuns: Check = {
   group: 'migration',
   demand: 'A reset leads to RUNNING from every state.',
   source: 'contract "Also part of the picture"; docs/kernel.md row D42',
-  needs: ['migration'],
+  needs: ['migration', 'reset'],
   async run(bench) {
-    if (!(await hasReset(bench))) return 'the device has no reset';
     for (const state of statesOf(bench)) {
       await bring(bench, state);
       await bench.reset();
@@ -257,9 +255,8 @@ const logAfterReset: Check = {
   demand:
     'After a reset the log has what was written before it, or its report fails; it never says that nothing was written.',
   source: 'contract rule 8; docs/kernel.md rows D48, D49',
-  needs: ['logging', 'dma'],
+  needs: ['logging', 'dma', 'reset'],
   async run(bench) {
-    if (!(await hasReset(bench))) return 'the device has no reset';
     await bench.start();
     await write(bench, bench.window.iova, 5 * Number(PAGE));
     await bench.reset();
@@ -386,11 +383,6 @@ async function load(bench: Bench, pieces: readonly Uint8Array[]): Promise<void> 
 
 function sizeOf(pieces: readonly Uint8Array[]): number {
   return pieces.reduce((sum, piece) => sum + piece.length, 0);
-}
-
-async function hasReset(bench: Bench): Promise<boolean> {
-  const info = await bench.within('GET_INFO', bench.device.info());
-  return (info.flags & DeviceFlag.RESET) !== 0;
 }
 
 function pageOf(bench: Bench, page: number): { iova: bigint; length: bigint; pageSize: bigint } {
