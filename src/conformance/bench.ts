@@ -22,7 +22,7 @@ import {
 import { Deviation, GoneError, StimulusError } from './deviation.js';
 import { ExpectedLog, type ReportInterval } from './expected-log.js';
 import { Random } from './random.js';
-import type { DmaStimulus } from './stimulus.js';
+import { type DmaStimulus, requireUsable } from './stimulus.js';
 import { withinLimit } from './time-limit.js';
 
 /** Opens the device, again and again: some checks leave it and come back. */
@@ -446,6 +446,7 @@ export class Bench {
     } catch (error) {
       throw new StimulusError(`${stimulus.name}: ${error instanceof Error ? error.message : error}`);
     }
+    requireUsable(stimulus, this.#windows);
   }
 
   /**

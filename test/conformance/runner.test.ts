@@ -124,6 +124,23 @@ describe('a verdict', () => {
     expect(results[0]).toMatchObject({ verdict: 'failed', seen: 'GET_IRQ_INFO: worn out (EIO)' });
   });
 
+  it.each([
+    [{ alignment: 0, maxLength: 4096 }, 1, 'its alignment is 0'],
+    [{ alignment: 3, maxLength: 4096 }, 1, 'its alignment is 3'],
+    [{ alignment: 8192, maxLength: 8192 }, 1, 'its alignment is 8192'],
+    [{ alignment: 512, maxLength: 511 }, 1, 'less than a block'],
+    [{ alignment: 1, maxLength: 4096 }, 0, 'it can write to no window'],
+  ])('is none at all by a stimulus that writes %j in %i windows', async (limits, count, reason) => {
+    const stimulus: DmaStimulus = {
+      name: 'odd',
+      limits,
+      prepare: async (_, windows) => windows.slice(0, count),
+      write: async () => {},
+      close: async () => {},
+    };
+    await expect(runOn(new DmaEngine(), [], { stimulus })).rejects.toThrow(reason);
+  });
+
   it('is not run for a reset or a write of no bytes where there is none', async () => {
     const fixed = Object.assign(new DmaEngine(), { flags: 0 });
     const stimulus: DmaStimulus = {
