@@ -19,6 +19,7 @@ import {
   VfioError,
   viewOf,
 } from '../uapi/index.js';
+import { VfioUserClient } from '../vfio-user/index.js';
 import { Deviation, GoneError, StimulusError } from './deviation.js';
 import { ExpectedLog, type ReportInterval } from './expected-log.js';
 import { Random } from './random.js';
@@ -124,6 +125,11 @@ export class Bench {
   get device(): DeviceHandle {
     if (this.#device === undefined) throw new GoneError('the device is not open');
     return this.#device;
+  }
+
+  /** The device where its replies can be looked at as they come, with what a handle hides; `undefined`: it is behind no vfio-user socket. */
+  get wire(): VfioUserClient | undefined {
+    return this.device instanceof VfioUserClient ? this.device : undefined;
   }
 
   /** The dialect that is spoken with the device. */

@@ -26,6 +26,7 @@ export type CheckGroup = (typeof checkGroups)[number];
  * - `empty write`: the stimulus makes writes of no bytes, too.
  * - `migration`, `p2p`, `pre-copy`: the device says that it has these states.
  * - `reset`: the device says that it can be reset.
+ * - `vfio-user wire`: the device is behind a socket, so that its replies can be looked at as they come.
  * - `user space`: the device is not behind the kernel, which what is asked would bring down with it.
  */
 export type Need =
@@ -38,7 +39,8 @@ export type Need =
   | 'p2p'
   | 'pre-copy'
   | 'reset'
-  | 'user space';
+  | 'user space'
+  | 'vfio-user wire';
 
 /** One rule of the contract, and how to find out whether a device keeps it. */
 export interface Check {

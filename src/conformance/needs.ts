@@ -30,6 +30,7 @@ const isMissing: Readonly<Record<Need, (bench: Bench) => string | undefined>> = 
   'pre-copy': ({ migrationFlags }) =>
     (migrationFlags & MIGRATION_PRE_COPY) === 0 ? 'the device has no PRE_COPY migration states' : undefined,
   reset: ({ hasReset }) => (hasReset ? undefined : 'the device has no reset'),
+  'vfio-user wire': ({ wire }) => (wire === undefined ? 'the device is not behind a vfio-user socket' : undefined),
   'user space': ({ device }) =>
     device.target.startsWith('vfio:') ? 'Linux never answers it, and loses a CPU to it' : undefined,
 };
