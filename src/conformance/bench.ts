@@ -344,7 +344,7 @@ export class Bench {
     const text = `DMA ${what} of ${length} bytes at 0x${iova.toString(16)}`;
     const waiting = new AbortController();
     try {
-      await withinLimit(text, this.timeLimitMs, work(waiting.signal), signal);
+      await withinLimit('the stimulus', this.timeLimitMs, work(waiting.signal), signal);
     } catch (error) {
       throw new StimulusError(`${text}: ${error instanceof Error ? error.message : error}`);
     } finally {
