@@ -2,6 +2,7 @@ import type { DeviceHandle } from '../device/index.js';
 import { GuestMemory } from '../memory/index.js';
 import {
   bitmapBytes,
+  DeviceFlag,
   type ErrnoName,
   encodeFeatureRequest,
   encodeRanges,
@@ -18,10 +19,11 @@ import {
   VfioError,
   viewOf,
 } from '../uapi/index.js';
+import { VfioUserClient } from '../vfio-user/index.js';
 import { Deviation, GoneError, StimulusError } from './deviation.js';
 import { ExpectedLog, type ReportInterval } from './expected-log.js';
 import { Random } from './random.js';
-import type { DmaStimulus } from './stimulus.js';
+import { type DmaStimulus, requireUsable } from './stimulus.js';
 import { withinLimit } from './time-limit.js';
 
 /** Opens the device, again and again: some checks leave it and come back. */
@@ -93,6 +95,7 @@ export class Bench {
   #profile: Profile | undefined;
   #hasLogging = false;
   #migrationFlags = 0;
+  #hasReset = false;
   #expected: ExpectedLog | undefined;
   #isUnmapped = false;
   #cleaning = false;
@@ -122,6 +125,11 @@ export class Bench {
   get device(): DeviceHandle {
     if (this.#device === undefined) throw new GoneError('the device is not open');
     return this.#device;
+  }
+
+  /** The device where its replies can be looked at as they come, with what a handle hides; `undefined`: it is behind no vfio-user socket. */
+  get wire(): VfioUserClient | undefined {
+    return this.device instanceof VfioUserClient ? this.device : undefined;
   }
 
   /** The dialect that is spoken with the device. */
@@ -154,6 +162,11 @@ export class Bench {
     return this.#migrationFlags;
   }
 
+  /** Whether the device says that it can be reset. */
+  get hasReset(): boolean {
+    return this.#hasReset;
+  }
+
   /** How long the device may take for one thing, milliseconds. */
   get timeLimitMs(): number {
     return this.#options.timeLimitMs;
@@ -171,9 +184,10 @@ export class Bench {
 
   /** Waits for anything of the device's. @throws Deviation when it takes too long, GoneError when the device is gone */
   async within<T>(what: string, promise: Promise<T>): Promise<T> {
-    if (!this.#cleaning) this.#options.signal?.throwIfAborted();
+    const signal = this.#cleaning ? undefined : this.#options.signal;
+    signal?.throwIfAborted();
     try {
-      return await withinLimit(what, this.timeLimitMs, promise);
+      return await withinLimit(what, this.timeLimitMs, promise, signal);
     } catch (error) {
       if (error instanceof VfioError && GONE.has(error.errno)) {
         throw new GoneError(`${what}: the device went away: ${error.message}`);
@@ -309,23 +323,32 @@ export class Bench {
   /** Makes the device write `length` bytes at `iova`. @throws StimulusError */
   async dmaWrite(iova: bigint, length: number): Promise<void> {
     const { stimulus } = this.#options;
-    await this.#stimulate('write', iova, length, () => stimulus!.write(iova, length));
+    await this.#stimulate('write', iova, length, signal => stimulus!.write(iova, length, signal));
     this.#expected?.write(iova, length);
   }
 
   /** Makes the device read. @throws StimulusError */
   async dmaRead(iova: bigint, length: number): Promise<void> {
     const { stimulus } = this.#options;
-    await this.#stimulate('read', iova, length, () => stimulus!.read!(iova, length));
+    await this.#stimulate('read', iova, length, signal => stimulus!.read!(iova, length, signal));
   }
 
-  async #stimulate(what: string, iova: bigint, length: number, work: () => Promise<void>): Promise<void> {
-    if (!this.#cleaning) this.#options.signal?.throwIfAborted();
+  async #stimulate(
+    what: string,
+    iova: bigint,
+    length: number,
+    work: (signal: AbortSignal) => Promise<void>,
+  ): Promise<void> {
+    const { signal } = this.#options;
+    signal?.throwIfAborted();
     const text = `DMA ${what} of ${length} bytes at 0x${iova.toString(16)}`;
+    const waiting = new AbortController();
     try {
-      await withinLimit(text, this.timeLimitMs, work());
+      await withinLimit('the stimulus', this.timeLimitMs, work(waiting.signal), signal);
     } catch (error) {
       throw new StimulusError(`${text}: ${error instanceof Error ? error.message : error}`);
+    } finally {
+      waiting.abort();
     }
   }
 
@@ -370,6 +393,7 @@ export class Bench {
     ];
     this.#hasLogging = (await this.within('PROBE', Promise.all(offers))).includes(true);
     this.#migrationFlags = await this.#readMigrationFlags();
+    this.#hasReset = await this.#readHasReset();
     for (const window of this.#mappable) await this.#map(window);
     this.#isUnmapped = false;
     await this.#prepare();
@@ -405,6 +429,17 @@ export class Bench {
     }
   }
 
+  /** A device that does not say what it is counts as one without a reset. */
+  async #readHasReset(): Promise<boolean> {
+    try {
+      const { flags } = await this.within('GET_INFO', this.device.info());
+      return (flags & DeviceFlag.RESET) !== 0;
+    } catch (error) {
+      if (error instanceof VfioError) return false;
+      throw error;
+    }
+  }
+
   async #prepare(): Promise<void> {
     const { stimulus } = this.#options;
     if (stimulus === undefined) return;
@@ -417,6 +452,7 @@ export class Bench {
     } catch (error) {
       throw new StimulusError(`${stimulus.name}: ${error instanceof Error ? error.message : error}`);
     }
+    requireUsable(stimulus, this.#windows);
   }
 
   /**

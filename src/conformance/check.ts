@@ -23,10 +23,24 @@ export type CheckGroup = (typeof checkGroups)[number];
  * - `logging`: the device says that it has DMA logging.
  * - `dma`: a stimulus that makes the device write memory; `dma-read`: one that makes it read, too.
  * - `second window`: the stimulus reaches the second of {@link Bench.windows} also, across 64 GiB of IOVA from the first.
+ * - `empty write`: the stimulus makes writes of no bytes, too.
  * - `migration`, `p2p`, `pre-copy`: the device says that it has these states.
+ * - `reset`: the device says that it can be reset.
+ * - `vfio-user wire`: the device is behind a socket, so that its replies can be looked at as they come.
  * - `user space`: the device is not behind the kernel, which what is asked would bring down with it.
  */
-export type Need = 'logging' | 'dma' | 'dma-read' | 'second window' | 'migration' | 'p2p' | 'pre-copy' | 'user space';
+export type Need =
+  | 'logging'
+  | 'dma'
+  | 'dma-read'
+  | 'empty write'
+  | 'second window'
+  | 'migration'
+  | 'p2p'
+  | 'pre-copy'
+  | 'reset'
+  | 'user space'
+  | 'vfio-user wire';
 
 /** One rule of the contract, and how to find out whether a device keeps it. */
 export interface Check {
@@ -44,7 +58,8 @@ export interface Check {
   /**
    * Finds out. The device is clean when it begins: not logging, RUNNING. What it leaves behind is cleaned up.
    * @returns what was seen, for people: the check has passed
-   * @throws Deviation: the check has failed. Anything else: it could not tell.
+   * @throws Deviation: the check has failed. VfioError: so it has, by an answer of the device that no check is prepared for. Anything else: it
+   *   could not tell.
    */
   run(bench: Bench): Promise<string>;
 }

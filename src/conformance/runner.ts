@@ -1,4 +1,4 @@
-import type { ProfileName } from '../uapi/index.js';
+import { type ProfileName, VfioError } from '../uapi/index.js';
 import { Bench, type OpenDevice } from './bench.js';
 import type { Check, CheckResult, Verdict } from './check.js';
 import { checks as allChecks } from './checks/index.js';
@@ -99,7 +99,9 @@ async function takeCheck(bench: Bench, check: Check, { signal, onStart }: Confor
     return ended('passed', await check.run(bench));
   } catch (error) {
     if (signal?.aborted) return ended('not run', ENDED_EARLY);
-    return ended(error instanceof Deviation ? 'failed' : 'error', messageOf(error));
+    // A refusal that no check is prepared for is the device's all the same.
+    const isTheDevices = error instanceof Deviation || error instanceof VfioError;
+    return ended(isTheDevices ? 'failed' : 'error', messageOf(error));
   }
 }
 

@@ -1,5 +1,6 @@
 /** The vfio-user protocol: a device in its own process behind a UNIX socket, and a host's client of it. @module */
 export * from './client/client.js';
+export type { WireReply } from './client/connection.js';
 export type { ByteAccess, DmaMemory } from './client/memory.js';
 export type { ClientOptions, DmaFile, DmaMapping } from './client/options.js';
 export type { MappedArea, RegionFile, RegionIoFd } from './client/regions.js';

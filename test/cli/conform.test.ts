@@ -134,6 +134,16 @@ describe('dmalog conform', () => {
       ['conform', 'local:dma-engine', '--window', '0x1000+4K'],
       'It takes whole pages of 4096 bytes, and 1 MiB at least',
     ],
+    [['conform', 'local:dma-engine', '--command', 'true', '--alignment', '0'], 'It takes a power of two, 1 to 4096'],
+    [['conform', 'local:dma-engine', '--command', 'true', '--alignment', '3'], 'It takes a power of two, 1 to 4096'],
+    [['conform', 'local:dma-engine', '--command', 'true', '--alignment', '2M'], 'It takes a power of two, 1 to 4096'],
+    [['conform', 'local:dma-engine', '--alignment', '64'], "'--alignment' needs '--command <line>'"],
+    [['conform', 'local:dma-engine', '--window', '0x0+16M'], "'--window' needs '--command <line>'"],
+    [['conform', 'local:dma-engine', '--read-command', 'true'], "'--read-command' needs '--command <line>'"],
+    [
+      ['conform', 'local:dma-engine', '--command', 'true', '--stimulus', 'engine'],
+      "'--command' makes the device write, not '--stimulus engine'",
+    ],
     [['conform', 'local:dma-engine', '--json', '--tap'], "cannot be used with option '--tap'"],
   ])('%j ends with 2 and one helpful line', async (parameters, line) => {
     const { code, stdout, stderr } = await run(...parameters);

@@ -17,7 +17,7 @@ import {
 } from '../../src/conformance/index.js';
 import { type DeviceHandle, LocalDevice } from '../../src/device/index.js';
 import { DmaEngine, DmaEngineStimulus } from '../../src/devices/dma-engine/index.js';
-import { linux, MigrationState, rfc } from '../../src/uapi/index.js';
+import { linux, MigrationState, rfc, VfioError } from '../../src/uapi/index.js';
 import { VfioUserClient } from '../../src/vfio-user/index.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'dmalog-conform-'));
@@ -110,6 +110,57 @@ describe('a verdict', () => {
     expect(results[0]).toMatchObject({ verdict: 'not run', seen: 'the device has no DMA logging' });
   });
 
+  it('is failed where the device refuses what no check is prepared for', async () => {
+    const device = Object.assign(new LocalDevice(new DmaEngine(), linux), {
+      getIrqInfo: async () => {
+        throw new VfioError('EIO', { operation: 'GET_IRQ_INFO', message: 'worn out' });
+      },
+    });
+    const asks = checkOf('asks', async bench => {
+      await bench.within('GET_IRQ_INFO', bench.device.getIrqInfo(0));
+      return 'answered';
+    });
+    const { results } = await conform(async () => device, { checks: [asks] });
+    expect(results[0]).toMatchObject({ verdict: 'failed', seen: 'GET_IRQ_INFO: worn out (EIO)' });
+  });
+
+  it.each([
+    [{ alignment: 0, maxLength: 4096 }, 1, 'its alignment is 0'],
+    [{ alignment: 3, maxLength: 4096 }, 1, 'its alignment is 3'],
+    [{ alignment: 8192, maxLength: 8192 }, 1, 'its alignment is 8192'],
+    [{ alignment: 512, maxLength: 511 }, 1, 'less than a block'],
+    [{ alignment: 1, maxLength: 4096 }, 0, 'it can write to no window'],
+  ])('is none at all by a stimulus that writes %j in %i windows', async (limits, count, reason) => {
+    const stimulus: DmaStimulus = {
+      name: 'odd',
+      limits,
+      prepare: async (_, windows) => windows.slice(0, count),
+      write: async () => {},
+      close: async () => {},
+    };
+    await expect(runOn(new DmaEngine(), [], { stimulus })).rejects.toThrow(reason);
+  });
+
+  it('is not run for a reset or a write of no bytes where there is none', async () => {
+    const fixed = Object.assign(new DmaEngine(), { flags: 0 });
+    const stimulus: DmaStimulus = {
+      name: 'coarse',
+      limits: { alignment: 512, maxLength: 4096 },
+      prepare: async (_, windows) => windows,
+      write: async () => {},
+      close: async () => {},
+    };
+    const checks = [
+      checkOf('resets', async () => 'ran', { needs: ['reset'] }),
+      checkOf('writes-nothing', async () => 'ran', { needs: ['dma', 'empty write'] }),
+    ];
+    const { results } = await runOn(fixed, checks, { stimulus });
+    expect(results.map(({ seen }) => seen)).toEqual([
+      'the device has no reset',
+      'there is no stimulus that makes writes of no bytes',
+    ]);
+  });
+
   it("is error when DMA cannot be made: that is not the device's fault", async () => {
     const broken: DmaStimulus = {
       name: 'broken',
@@ -134,10 +185,10 @@ describe('a verdict', () => {
     const open = async (): Promise<DeviceHandle> => {
       const device = new LocalDevice(engine, linux);
       if (++opened > 1) return device;
-      return Object.assign(device, { info: () => new Promise(() => {}) });
+      return Object.assign(device, { getIrqInfo: () => new Promise(() => {}) });
     };
     const ask = async (bench: Bench) => {
-      await bench.within('GET_INFO', bench.device.info());
+      await bench.within('GET_IRQ_INFO', bench.device.getIrqInfo(0));
       return 'answered';
     };
     const hang = checkOf('hangs', async bench => {
@@ -151,7 +202,7 @@ describe('a verdict', () => {
     });
     const { results } = await conform(open, { checks: [hang, checkOf('answers', ask)], timeLimitMs: 50 });
     expect(verdicts(results)).toEqual(['failed', 'passed']);
-    expect(results[0]!.seen).toBe('GET_INFO: no answer within 50 ms');
+    expect(results[0]!.seen).toBe('GET_IRQ_INFO: no answer within 50 ms');
     expectClean(engine);
   });
 });
@@ -211,6 +262,19 @@ describe('a device', () => {
       expect(verdicts(results)).toEqual(['not run', 'not run']);
       expectClean(engine);
     }
+  });
+
+  it('is not waited for long, and left clean, when the run is ended while it does not answer', async () => {
+    const engine = new DmaEngine();
+    const controller = new AbortController();
+    const hangs = checkOf('hangs', async bench => {
+      await makeDirty(bench);
+      queueMicrotask(() => controller.abort());
+      return bench.within('an answer that never comes', new Promise<string>(() => {}));
+    });
+    const { results } = await runOn(engine, [hangs], { signal: controller.signal, timeLimitMs: 2 ** 30 });
+    expect(verdicts(results)).toEqual(['not run']);
+    expectClean(engine);
   });
 
   it('is left clean when whoever listens to the results throws', async () => {

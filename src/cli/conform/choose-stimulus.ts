@@ -20,6 +20,23 @@ export interface StimulusFlags {
   alignment?: number | undefined;
 }
 
+/** What of it makes no sense together, in a line; `undefined`: nothing. */
+export function wrongStimulus({
+  stimulus,
+  command,
+  readCommand,
+  window,
+  alignment,
+}: StimulusFlags): string | undefined {
+  const isCommand = stimulus === 'command' || stimulus === 'auto';
+  if (command !== undefined && !isCommand) return `'--command' makes the device write, not '--stimulus ${stimulus}'`;
+  if (command !== undefined) return undefined;
+  if (stimulus === 'command') return "'--stimulus command' needs '--command <line>'";
+  const given = Object.entries({ '--read-command': readCommand, '--window': window, '--alignment': alignment });
+  const lost = given.find(([, value]) => value !== undefined);
+  return lost && `'${lost[0]}' needs '--command <line>'`;
+}
+
 /** The stimulus that was asked for. By `auto` it is the user's command if there is one, and else that of a device of this project. */
 export async function chooseStimulus(
   target: string,

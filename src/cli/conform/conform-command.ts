@@ -10,10 +10,11 @@ import {
 } from '../../conformance/index.js';
 import { parseTarget, TARGET_FORMS } from '../../connect/index.js';
 import { asVfioError, type ProfileName, VfioError } from '../../uapi/index.js';
-import { oneOf, parseSize, wholeNumber } from '../arguments.js';
+import { oneOf, wholeNumber } from '../arguments.js';
 import { ExitCode } from '../exit-code.js';
+import { parseAlignment } from './alignment.js';
 import { checkList } from './check-list.js';
-import { chooseStimulus, STIMULI, type StimulusFlags } from './choose-stimulus.js';
+import { chooseStimulus, STIMULI, type StimulusFlags, wrongStimulus } from './choose-stimulus.js';
 import { JsonOutput } from './json-output.js';
 import { beginningWith, openTarget } from './open-target.js';
 import type { ConformOutput } from './output.js';
@@ -52,7 +53,9 @@ export function conformCommand(): Command {
       ).argParser(parseWindow),
     )
     .addOption(
-      new Option('--alignment <bytes>', 'what --command can make it write: multiples of this').argParser(parseSize),
+      new Option('--alignment <bytes>', 'what --command can make it write: multiples of this').argParser(
+        parseAlignment,
+      ),
     )
     .option('--only <name>', `one check or group (${checkGroups.join(', ')}); may be given again`, collectNames)
     .option('--list', 'print the checks, and run none')
@@ -89,9 +92,8 @@ Exit codes: 0 all checks that were run have passed, 4 one has failed, 1 the devi
         return;
       }
       if (target === undefined) command.error("error: missing required argument 'target'");
-      if (flags.stimulus === 'command' && flags.command === undefined) {
-        command.error("error: '--stimulus command' needs '--command <line>'");
-      }
+      const wrong = wrongStimulus(flags);
+      if (wrong !== undefined) command.error(`error: ${wrong}`);
       const code = await run(target!, flags);
       // Output that could not be written has set its own.
       process.exitCode ??= code;

@@ -25,7 +25,7 @@ export class PeopleOutput implements ConformOutput {
   }
 
   begin(target: string, checks: readonly Check[]): void {
-    console.log(`${checks.length} checks on ${pc.bold(target)}`);
+    console.log(`${checks.length} ${checks.length === 1 ? 'check' : 'checks'} on ${pc.bold(target)}`);
     if (!process.stdout.isTTY) return;
     this.#bar = new SingleBar(
       { format: `  ${pc.cyan('{bar}')} {value}/{total}  {name}`, barsize: 20, hideCursor: true, clearOnComplete: true },

@@ -1,5 +1,4 @@
 import {
-  DeviceFlag,
   decodeDeviceState,
   type ErrnoName,
   encodeDeviceState,
@@ -12,7 +11,9 @@ import {
   MigrationState,
   migrationStateName,
   VfioError,
+  viewOf,
 } from '../../uapi/index.js';
+import { Command } from '../../vfio-user/index.js';
 import type { Bench } from '../bench.js';
 import type { Check } from '../check.js';
 import { Deviation } from '../deviation.js';
@@ -169,6 +170,53 @@ const preCopyData: Check = {
   },
 };
 
+/** Bytes asked for at a time where replies are looked at: few, so that there are several. */
+const SMALL_PIECE = 4096;
+/** Most replies that are looked at. */
+const REPLIES = 64;
+
+const dataReply: Check = {
+  name: 'migration/data-reply',
+  group: 'migration',
+  demand:
+    "MIG_DATA_READ's reply says how much of it is data, no more than was asked for, and has zeros behind it, if anything.",
+  source:
+    'vfio-user 0.9.x MIG_DATA_READ; docs/vfio-user.md: libvfio-user pads to what was asked for, and its client wants that',
+  needs: ['migration', 'vfio-user wire'],
+  profiles: ['vfio-user'],
+  async run(bench) {
+    await bring(bench, STOP_COPY);
+    let bytes = 0;
+    let padding = 0;
+    for (let reply = 0; reply < REPLIES; reply++) {
+      const { data, behind } = await readReply(bench);
+      padding += behind.length;
+      if (behind.some(byte => byte !== 0))
+        throw new Deviation(`${behind.length} bytes behind the data, not all of them 0`);
+      if (data.length === 0) break;
+      bytes += data.length;
+    }
+    return `${bytes} bytes of data and ${padding} of padding in pieces of ${SMALL_PIECE}`;
+  },
+};
+
+/** A reply of MIG_DATA_READ in its parts. */
+async function readReply(bench: Bench): Promise<{ data: Uint8Array; behind: Uint8Array }> {
+  const asked = new Uint8Array(8);
+  viewOf(asked).setUint32(0, 8 + SMALL_PIECE, true);
+  viewOf(asked).setUint32(4, SMALL_PIECE, true);
+  const { errno, payload } = await bench.within('MIG_DATA_READ', bench.wire!.exchange(Command.MIG_DATA_READ, asked));
+  if (errno !== undefined) throw new Deviation(`MIG_DATA_READ in STOP_COPY failed with ${errno}`);
+  if (payload.length < 8) throw new Deviation(`the reply has ${payload.length} bytes, and no size`);
+  const size = viewOf(payload).getUint32(4, true);
+  const most = Math.min(SMALL_PIECE, payload.length - 8);
+  if (size > most)
+    throw new Deviation(`size is ${size} in a reply of ${payload.length} bytes to ${SMALL_PIECE} asked for`);
+  if (payload.length > 8 + SMALL_PIECE)
+    throw new Deviation(`${payload.length - 8} bytes where ${SMALL_PIECE} were asked for`);
+  return { data: payload.subarray(8, 8 + size), behind: payload.subarray(8 + size) };
+}
+
 const dataOnlyWhileSaving: Check = {
   name: 'migration/no-data-while-running',
   group: 'migration',
@@ -197,9 +245,8 @@ const resetRuns: Check = {
   group: 'migration',
   demand: 'A reset leads to RUNNING from every state.',
   source: 'contract "Also part of the picture"; docs/kernel.md row D42',
-  needs: ['migration'],
+  needs: ['migration', 'reset'],
   async run(bench) {
-    if (!(await hasReset(bench))) return 'the device has no reset';
     for (const state of statesOf(bench)) {
       await bring(bench, state);
       await bench.reset();
@@ -257,9 +304,8 @@ const logAfterReset: Check = {
   demand:
     'After a reset the log has what was written before it, or its report fails; it never says that nothing was written.',
   source: 'contract rule 8; docs/kernel.md rows D48, D49',
-  needs: ['logging', 'dma'],
+  needs: ['logging', 'dma', 'reset'],
   async run(bench) {
-    if (!(await hasReset(bench))) return 'the device has no reset';
     await bench.start();
     await write(bench, bench.window.iova, 5 * Number(PAGE));
     await bench.reset();
@@ -388,11 +434,6 @@ function sizeOf(pieces: readonly Uint8Array[]): number {
   return pieces.reduce((sum, piece) => sum + piece.length, 0);
 }
 
-async function hasReset(bench: Bench): Promise<boolean> {
-  const info = await bench.within('GET_INFO', bench.device.info());
-  return (info.flags & DeviceFlag.RESET) !== 0;
-}
-
 function pageOf(bench: Bench, page: number): { iova: bigint; length: bigint; pageSize: bigint } {
   return { iova: bench.window.iova + BigInt(page) * PAGE, length: PAGE, pageSize: PAGE };
 }
@@ -418,6 +459,7 @@ export const migrationChecks: readonly Check[] = [
   dataEnds,
   comesBack,
   preCopyData,
+  dataReply,
   dataOnlyWhileSaving,
   resetRuns,
   reportInEveryState,

@@ -1,4 +1,6 @@
 import {
+  encodeDeviceState,
+  encodeFeatureRequest,
   encodeRanges,
   encodeReport,
   encodeStartInline,
@@ -7,8 +9,11 @@ import {
   FEATURE_HEADER_SIZE,
   FEATURE_PROBE,
   FEATURE_SET,
+  Feature,
+  type MigrationState,
   viewOf,
 } from '../../uapi/index.js';
+import { Command } from '../../vfio-user/index.js';
 import type { Bench, Outcome, RawRequest } from '../bench.js';
 import type { Check } from '../check.js';
 import { Deviation } from '../deviation.js';
@@ -359,6 +364,44 @@ const shortMessage: Check = {
   },
 };
 
+/** Requests that are refused, by devices of any kind. */
+function refusedMessages({ profile, migrationFlags }: Bench): { what: string; message: Uint8Array }[] {
+  const set = (what: string, index: number, data: Uint8Array) => {
+    return { what, message: encodeFeatureRequest({ index, set: true, data }) };
+  };
+  const refused = [
+    set('START in pages of 0 bytes', profile.start, encodeStartInline(0n, [])),
+    set('SET of an unknown feature', UNKNOWN_FEATURES[0]!, ZEROS),
+    set('SET of REPORT', profile.report, ZEROS),
+    { what: 'GET of STOP', message: encodeFeatureRequest({ index: profile.stop, get: true, data: ZEROS }) },
+  ];
+  if (migrationFlags === 0) return refused;
+  const state = encodeDeviceState({ state: 100 as MigrationState, dataFd: -1 });
+  return [...refused, set('SET of a state that does not exist', Feature.MIG_DEVICE_STATE, state)];
+}
+
+const bareRefusals: Check = {
+  name: 'request/bare-refusals',
+  group: 'request',
+  demand: 'A reply that refuses is a header, and nothing behind it.',
+  source:
+    'docs/vfio-user.md "Header, 16 bytes": an error reply is a header alone; libvfio-user sends a payload with it',
+  needs: ['logging', 'vfio-user wire'],
+  profiles: ['vfio-user'],
+  async run(bench) {
+    let refusals = 0;
+    for (const { what, message } of refusedMessages(bench)) {
+      const { errno, payload } = await bench.within(what, bench.wire!.exchange(Command.DEVICE_FEATURE, message));
+      // What is taken that should not be is another check's.
+      if (errno === undefined) continue;
+      refusals++;
+      if (payload.length > 0) throw new Deviation(`${what}: ${errno}, and ${payload.length} bytes behind the header`);
+    }
+    if (refusals === 0) throw new Deviation('nothing is refused, whatever is asked');
+    return `${refusals} refusals, a header each`;
+  },
+};
+
 /** The header and what every feature request has in common. */
 export const requestChecks: readonly Check[] = [
   unknownFeature,
@@ -375,4 +418,5 @@ export const requestChecks: readonly Check[] = [
   replyHeader,
   shortData,
   shortMessage,
+  bareRefusals,
 ];

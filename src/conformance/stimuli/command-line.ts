@@ -32,7 +32,7 @@ export class CommandLineStimulus implements DmaStimulus {
   readonly limits: StimulusLimits;
   readonly windows?: readonly IovaRange[];
   /** See {@link CommandLineOptions.readCommand}. */
-  readonly read?: (iova: bigint, length: number) => Promise<void>;
+  readonly read?: (iova: bigint, length: number, signal?: AbortSignal) => Promise<void>;
   readonly #options: CommandLineOptions;
   #target = '';
   #running: ChildProcess | undefined;
@@ -42,7 +42,9 @@ export class CommandLineStimulus implements DmaStimulus {
     this.#options = { ...options };
     this.limits = { alignment: limits?.alignment ?? 1, maxLength: limits?.maxLength ?? 2 ** 20 };
     if (windows !== undefined) this.windows = windows;
-    if (readCommand !== undefined) this.read = (iova, length) => this.#run(readCommand, 'read', iova, length);
+    if (readCommand !== undefined) {
+      this.read = (iova, length, signal) => this.#run(readCommand, { access: 'read', iova, length, signal });
+    }
   }
 
   async prepare(device: DeviceHandle, windows: readonly IovaRange[]): Promise<readonly IovaRange[]> {
@@ -51,15 +53,17 @@ export class CommandLineStimulus implements DmaStimulus {
   }
 
   /** @throws VfioError EIO when the command fails, with the last line that it printed; ENOENT and the like when there is no shell */
-  write(iova: bigint, length: number): Promise<void> {
-    return this.#run(this.#options.command, 'write', iova, length);
+  write(iova: bigint, length: number, signal?: AbortSignal): Promise<void> {
+    return this.#run(this.#options.command, { access: 'write', iova, length, signal });
   }
 
-  #run(command: string, access: 'write' | 'read', iova: bigint, length: number): Promise<void> {
+  #run(command: string, { access, iova, length, signal }: Access): Promise<void> {
     const address = `0x${iova.toString(16)}`;
     const line = command.replaceAll('{iova}', address).replaceAll('{length}', `${length}`);
     const child = spawn(line, {
       shell: true,
+      // A group of its own: whatever the line starts is ended with it, and a Ctrl-C is for the suite, which cleans up first.
+      detached: true,
       stdio: ['ignore', 'pipe', 'pipe'],
       env: {
         ...process.env,
@@ -70,6 +74,8 @@ export class CommandLineStimulus implements DmaStimulus {
       },
     });
     this.#running = child;
+    const end = () => endGroup(child);
+    signal?.addEventListener('abort', end);
     let output = '';
     const keep = (text: string) => {
       output = (output + text).slice(-MOST_OUTPUT);
@@ -78,17 +84,36 @@ export class CommandLineStimulus implements DmaStimulus {
     child.stderr.setEncoding('utf8').on('data', keep);
     return new Promise((resolve, reject) => {
       child.on('error', error => reject(asVfioError(error, 'stimulus')));
-      child.on('close', (code, signal) => {
-        this.#running = undefined;
+      child.on('close', (code, endedBy) => {
+        signal?.removeEventListener('abort', end);
+        if (this.#running === child) this.#running = undefined;
         if (code === 0) resolve();
-        else reject(failure(line, code === null ? `was ended by ${signal}` : `ended with ${code}`, output));
+        else reject(failure(line, code === null ? `was ended by ${endedBy}` : `ended with ${code}`, output));
       });
     });
   }
 
-  /** Ends a command that still runs. */
+  /** Ends a command that still runs, and all that it has started. */
   async close(): Promise<void> {
-    this.#running?.kill();
+    if (this.#running !== undefined) endGroup(this.#running);
+  }
+}
+
+/** One DMA that is to be made. */
+interface Access {
+  access: 'write' | 'read';
+  iova: bigint;
+  length: number;
+  signal: AbortSignal | undefined;
+}
+
+/** By SIGKILL: a command that did not end in time has had its time, and would write when others look. */
+function endGroup({ pid }: ChildProcess): void {
+  if (pid === undefined) return;
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch {
+    // It has ended by itself.
   }
 }
 

@@ -42,7 +42,7 @@ import { completeLimits, STRUCTURE_ROOM, type VfioUserLimits } from '../wire/lim
 import { decodeMigrationData, encodeMigrationData, encodeMigrationRead } from '../wire/migration-messages.js';
 import { requireU32 } from '../wire/payload.js';
 import type { RegionWrite } from '../wire/region-messages.js';
-import { ClientConnection } from './connection.js';
+import { ClientConnection, type WireReply } from './connection.js';
 import { clientFeatureDoor } from './feature-door.js';
 import { type Agreement, agree } from './handshake.js';
 import { ClientMemory, type DmaMemory } from './memory.js';
@@ -395,6 +395,15 @@ export class VfioUserClient implements DeviceHandle {
     this.#requireOwnCommands('STATISTICS');
     const reply = await this.#request(ExtensionCommand.STATISTICS, NO_BYTES);
     return understand('STATISTICS', () => decodeStatistics(reply));
+  }
+
+  /**
+   * Sends a command as it stands, and gives the reply as it came, an error's payload with it: for who looks at the wire itself. What the client
+   * keeps by itself, such as its own log beside the device's, hears nothing of it.
+   * @param command a number of the protocol's: 16 is DEVICE_FEATURE
+   */
+  exchange(command: number, payload: Uint8Array): Promise<WireReply> {
+    return this.#connection.exchange(command, payload, commandName(command));
   }
 
   #requireOwnCommands(operation: string): void {

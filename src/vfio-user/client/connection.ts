@@ -1,6 +1,6 @@
 import type { MaybePromise } from '../../memory/index.js';
 import type { OwnedFd } from '../../native/index.js';
-import { asVfioError, ERRNO, errnoName, VfioError } from '../../uapi/index.js';
+import { asVfioError, ERRNO, type ErrnoName, errnoName, VfioError } from '../../uapi/index.js';
 import { commandName, MessageType } from '../wire/constants.js';
 import { closeFds, type Frame } from '../wire/frame-parser.js';
 import { encodeCommand } from '../wire/header.js';
@@ -19,6 +19,16 @@ interface PendingRequest {
   received: OwnedFd[] | undefined;
   resolve: (payload: Uint8Array) => void;
   reject: (error: VfioError) => void;
+  /** Takes the payload of an error reply, for who looks at replies as they come; without it the request is rejected, whatever the payload. */
+  refused?: (errno: ErrnoName, payload: Uint8Array) => void;
+}
+
+/** A reply as it came. */
+export interface WireReply {
+  /** Missing: it is a success. */
+  readonly errno: ErrnoName | undefined;
+  /** All that is behind the header; of an error too. */
+  readonly payload: Uint8Array;
 }
 
 const MESSAGE_IDS = 0x10000;
@@ -110,6 +120,16 @@ export class ClientConnection {
     return new Promise((resolve, reject) =>
       this.#start({ command, operation, deadline: 0, received, resolve, reject }, payload, fds),
     );
+  }
+
+  /** {@link ClientConnection.request}, but an error of the server's is an answer like any other. */
+  exchange(command: number, payload: Uint8Array, operation: string): Promise<WireReply> {
+    return new Promise((resolve, reject) => {
+      const succeeded = (reply: Uint8Array) => resolve({ errno: undefined, payload: reply });
+      const refused = (errno: ErrnoName, reply: Uint8Array) => resolve({ errno, payload: reply });
+      const request = { command, operation, deadline: 0, received: undefined, resolve: succeeded, reject, refused };
+      this.#start(request, payload, NO_FDS);
+    });
   }
 
   /** {@link ClientConnection.request} for a command whose reply says no more than that it is done. */
@@ -274,7 +294,8 @@ export class ClientConnection {
     const lost = fdsLost && received !== undefined;
     if (header.error || received === undefined || lost) closeFds(fds);
     else received.push(...fds);
-    if (header.error) request.reject(refusal(operation, header.errno));
+    if (header.error && request.refused !== undefined) request.refused(errnoName(header.errno), payload);
+    else if (header.error) request.reject(refusal(operation, header.errno));
     else if (lost) request.reject(noRoomForFds(operation));
     else request.resolve(payload);
   }

@@ -157,6 +157,14 @@ export class RefusesHoles extends PlainLog {
   }
 }
 
+/** An interval of no bytes is taken for all there is: it is cleared, untold. */
+export class TakesNothingForAll extends PlainLog {
+  override report(iova: bigint, length: bigint, pageSize: bigint, bitmap: Uint32Array): void {
+    if (length === 0n) this.dirty.clear();
+    else super.report(iova, length, pageSize, bitmap);
+  }
+}
+
 /** All of the contract but the last step (stock Linux 6.12 without iova_bitmap): PROBE says yes, REPORT does not work. */
 export class CannotReport extends PlainLog {
   override report(): void {

@@ -6,6 +6,7 @@ import * as conversions from './conversions.js';
 import { byDevice, byLog, type KnownDeviation } from './deviation.js';
 import * as marks from './marks.js';
 import * as migrations from './migrations.js';
+import * as refusals from './refusals.js';
 import * as requests from './requests.js';
 import * as starts from './starts.js';
 
@@ -18,6 +19,21 @@ import * as starts from './starts.js';
 const reporting = checkGroups;
 
 const ofRequests: KnownDeviation[] = [
+  byDevice('says yes to a PROBE in every direction', 'request/probe-direction', refusals.ProbesInEveryDirection),
+  byDevice('stops on a STOP with GET', 'request/direction', refusals.TakesStopWithGet),
+  byDevice('does not look at argsz', 'request/argsz-below-header', requests.IgnoresArgsz, { also: ['report'] }),
+  byDevice('refuses an argsz above 1 GiB', 'request/probe-needs-the-header-only', refusals.RefusesLargeArgsz),
+  byDevice('wants the argsz that is needed, and no other', 'request/argsz-above-structure', refusals.WantsExactArgsz),
+  byDevice('answers with the argsz of the request', 'request/reply-header', refusals.EchoesArgsz, {
+    profile: 'vfio-user',
+  }),
+  byDevice('reads START beyond the message', 'request/short-data', refusals.ReadsBeyondMessage, {
+    profile: 'vfio-user',
+    also: ['start'],
+  }),
+  byDevice('takes messages without a whole header', 'request/short-message', refusals.TakesShortMessages, {
+    profile: 'vfio-user',
+  }),
   byDevice('takes flag bits that nobody knows', 'request/unknown-flags', requests.IgnoresUnknownFlags, {
     also: ['report'],
   }),
@@ -33,6 +49,17 @@ const ofRequests: KnownDeviation[] = [
 ];
 
 const ofStart: KnownDeviation[] = [
+  byDevice('refuses every START', 'start/one-range', refusals.NeverStarts, { also: reporting }),
+  byLog('wants ranges in ascending order', 'start/any-order', starts.WantsAscendingRanges),
+  byLog('takes 64 ranges and no more', 'start/256-ranges', starts.Takes64Ranges),
+  byDevice(
+    'does not hold the number of ranges against what it was sent',
+    'start/more-ranges-than-sent',
+    refusals.BelievesNoRangeCount,
+    { profile: 'vfio-user', also: ['request'] },
+  ),
+  byLog('says EOVERFLOW to 512 GiB', 'start/large-ranges', starts.OverflowsEarly),
+  byDevice('starts with ranges that it cannot read', 'start/bad-pointer', refusals.StartsAtBadPointer),
   byDevice("wants START's reserved field to be 0", 'start/reserved', requests.WantsReservedZero),
   byDevice('takes ranges that overlap', 'start/overlap', requests.TakesOverlaps),
   byDevice('takes ranges that are not aligned', 'start/unaligned', requests.TakesUnaligned),
@@ -72,6 +99,13 @@ const ofStart: KnownDeviation[] = [
 ];
 
 const ofStop: KnownDeviation[] = [
+  byDevice('takes a STOP without START', 'stop/not-started', refusals.TakesStopWithoutStart, {
+    profile: 'vfio-user',
+    also: ['request'],
+  }),
+  byLog('counts STOPs against STARTs', 'stop/not-started-is-harmless', starts.CountsStops, { also: reporting }),
+  byLog('logs between STOP and START', 'stop/logs-nothing-meanwhile', starts.BeginsWithThePast, { also: reporting }),
+  byLog('has no memory after 40 STARTs', 'stop/again-and-again', starts.LeaksUnreportedLogs, { also: reporting }),
   byLog('goes on logging after STOP', 'stop/ends-logging', clearing.IgnoresStop, { also: reporting }),
   byLog('has the old log after STOP and START', 'stop/forgets-the-log', clearing.SurvivesStop, {
     also: ['conversion'],
@@ -79,6 +113,24 @@ const ofStop: KnownDeviation[] = [
 ];
 
 const ofReport: KnownDeviation[] = [
+  byLog('wants report pages within the range', 'report/large-page-sizes', conversions.WantsPagesWithinRange, {
+    also: reporting,
+  }),
+  byDevice('takes reports that reach 2^64', 'report/overflow', refusals.TakesReportOverflow),
+  byDevice('finds pages dirty beyond 2^64', 'report/beyond-the-address-space', refusals.FindsDirtBeyondTheEnd, {
+    profile: 'vfio-user',
+  }),
+  byDevice('takes a bitmap that it cannot write', 'report/bad-pointer', requests.LosesLogWithBitmap),
+  byDevice('answers enormous reports with nothing', 'report/enormous', refusals.AnswersEnormousReports, {
+    profile: 'vfio-user',
+  }),
+  byDevice('empties the log when it is probed', 'report/probe-keeps-the-log', refusals.ClearsOnProbe, {
+    also: ['disconnect', 'migration'],
+  }),
+  byDevice('refuses report pages below 4096', 'report/small-page-sizes', refusals.RefusesSmallReportPages, {
+    profile: 'vfio-user',
+    also: ['conversion'],
+  }),
   byLog('says that it can log, and cannot report', 'report/brings-what-was-written', bitmaps.CannotReport, {
     also: reporting,
   }),
@@ -136,6 +188,7 @@ const ofReport: KnownDeviation[] = [
 ];
 
 const ofBitmaps: KnownDeviation[] = [
+  byLog('takes an interval of no bytes for all', 'bitmap/empty-interval', bitmaps.TakesNothingForAll),
   byLog('follows the published formula', 'bitmap/bit-of-page', bitmaps.FollowsErratum, { also: reporting }),
   byLog('counts bits from the top of a word', 'bitmap/bit-of-page', bitmaps.CountsBitsFromTheTop, { also: reporting }),
   byLog('swaps the halves of words', 'bitmap/bit-of-page', bitmaps.SwapsHalvesOfWords, { also: reporting }),
@@ -179,6 +232,16 @@ const ofBitmaps: KnownDeviation[] = [
 ];
 
 const ofConversions: KnownDeviation[] = [
+  byLog('clears a log page that is covered in part', 'conversion/part-of-a-log-page', clearing.ClearsPartialPages, {
+    also: ['bitmap', 'report'],
+  }),
+  byLog(
+    'tells nothing of a report page that is larger than the interval',
+    'conversion/page-beyond-the-interval',
+    conversions.LosesPagesBeyondInterval,
+    { also: ['report'] },
+  ),
+  byLog('loses pages of 2^61 bytes and more', 'conversion/largest-pages', conversions.LosesLargestPages),
   byLog(
     'tells page 513 as bit 0 at twice the log page',
     'conversion/coarser-report',
@@ -212,6 +275,18 @@ const ofConversions: KnownDeviation[] = [
 const ofConcurrency: KnownDeviation[] = [
   byDevice(
     'clears what is written while it reports',
+    'concurrency/several-reports-during-writes',
+    connections.ClearsAfterCopying,
+    { also: reporting },
+  ),
+  byDevice(
+    'clears with the next write what it has told',
+    'concurrency/written-again-after-a-report',
+    connections.ClearsWithNextWrite,
+    { also: reporting },
+  ),
+  byDevice(
+    'clears what is written while it reports',
     'concurrency/writes-during-reports',
     connections.ClearsAfterCopying,
     { also: reporting },
@@ -220,6 +295,10 @@ const ofConcurrency: KnownDeviation[] = [
 ];
 
 const ofMigration: KnownDeviation[] = [
+  byDevice('never answers PRE_COPY in STOP_COPY', 'migration/no-way-back-to-pre-copy', migrations.LooksForWayBack, {
+    timeLimitMs: 1000,
+  }),
+  byDevice('cannot give its data', 'migration/data-ends', migrations.CannotReadData),
   byDevice('goes from STOP_COPY back to PRE_COPY', 'migration/no-way-back-to-pre-copy', migrations.GoesBackToPreCopy),
   byDevice('goes to ERROR when asked', 'migration/error-cannot-be-asked-for', migrations.TakesErrorState),
   byDevice('takes states that do not exist', 'migration/unknown-states', migrations.TakesUnknownStates),

@@ -93,6 +93,23 @@ export class ClearsAfterCopying extends PlainDevice {
   }
 }
 
+/** What a report has told is cleared when the next write comes, and that write with it. */
+export class ClearsWithNextWrite extends PlainDevice {
+  #told: ReturnType<typeof decodeReportInline> | undefined;
+
+  override async request(message: Uint8Array, profile: Profile, memory: UserMemory): Promise<Uint8Array> {
+    const reply = await super.request(message, profile, memory);
+    if (kindOf(message, profile) === 'report') this.#told = decodeReportInline(message.subarray(8));
+    return reply;
+  }
+
+  override dmaWrite(iova: bigint, length: number): void {
+    super.dmaWrite(iova, length);
+    if (this.#told !== undefined) this.log.forget(this.#told);
+    this.#told = undefined;
+  }
+}
+
 /** Of reports that are under way at once, the last alone brings bits: the others' buffer was taken from them. */
 export class SharesReportBuffer extends PlainDevice {
   #newest = 0;

@@ -1,4 +1,4 @@
-import type { IovaRange } from '../../../src/uapi/index.js';
+import { type IovaRange, VfioError } from '../../../src/uapi/index.js';
 import { PlainLog } from './plain-log.js';
 
 /* Logs that go wrong where the report's page is another than the log's (contract rule 5). */
@@ -47,5 +47,29 @@ export class ConvertsAlignedOnly extends PlainLog {
 
   protected override setBit(bitmap: Uint32Array, bit: bigint): void {
     if (bit < BigInt(bitmap.length) * 32n) super.setBit(bitmap, bit);
+  }
+}
+
+/** A report page must not be larger than the range (libvfio-user: than the region). */
+export class WantsPagesWithinRange extends PlainLog {
+  override report(iova: bigint, length: bigint, pageSize: bigint, bitmap: Uint32Array): void {
+    if (!this.ranges.some(range => range.length >= pageSize)) {
+      throw new VfioError('EINVAL', { operation: 'DMA_LOGGING_REPORT', message: 'larger than the range' });
+    }
+    super.report(iova, length, pageSize, bitmap);
+  }
+}
+
+/** The pages of an interval are counted without the last part: of a page that is larger than the interval there is none. */
+export class LosesPagesBeyondInterval extends PlainLog {
+  protected override tell(part: IovaRange, asked: IovaRange, pageSize: bigint, bitmap: Uint32Array): void {
+    if (asked.length >= pageSize || pageSize < 1n << 30n) super.tell(part, asked, pageSize, bitmap);
+  }
+}
+
+/** Where 8 pages are 2^64 bytes and more, their size is 0: what was written is cleared, and not told (Linux 6.1). */
+export class LosesLargestPages extends PlainLog {
+  protected override tell(part: IovaRange, asked: IovaRange, pageSize: bigint, bitmap: Uint32Array): void {
+    if (pageSize < 1n << 61n) super.tell(part, asked, pageSize, bitmap);
   }
 }

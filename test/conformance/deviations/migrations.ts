@@ -32,6 +32,22 @@ export class GoesBackToPreCopy extends PlainDevice {
   }
 }
 
+/** Looks for a way from STOP_COPY to PRE_COPY for ever (Linux 6.12). */
+export class LooksForWayBack extends PlainDevice {
+  override request(message: Uint8Array, profile: Profile, memory: UserMemory): Promise<Uint8Array> {
+    const state = askedState(message, profile);
+    const isBack = this.migration!.state === STOP_COPY && (state === PRE_COPY || state === PRE_COPY_P2P);
+    return isBack ? new Promise(() => {}) : super.request(message, profile, memory);
+  }
+}
+
+/** Data that cannot be had. */
+export class CannotReadData extends PlainDevice {
+  override readData(): Uint8Array {
+    throw refusal('EIO', 'the data cannot be read');
+  }
+}
+
 /** ERROR on demand. */
 export class TakesErrorState extends PlainDevice {
   override async request(message: Uint8Array, profile: Profile, memory: UserMemory): Promise<Uint8Array> {
