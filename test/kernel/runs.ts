@@ -9,7 +9,7 @@ import { type GuestResult, RESULT_MARK } from './guest/reporter.js';
 const project = fileURLToPath(new URL('../..', import.meta.url));
 const KERNELS = ['6.1', '6.12'];
 const GUEST_PROGRAM = '.cache/kernel/test/kernel/guest';
-/** How long a guest may take for all tests, milliseconds: without KVM on two idle cores it takes a third of that. */
+/** How long a guest may take for all tests, milliseconds: two at once take two minutes without KVM, on two idle cores. */
 const RUN_TIMEOUT_MS = 900_000;
 /** How long one test may take, milliseconds. */
 const TEST_TIMEOUT_MS = 120_000;

@@ -158,7 +158,8 @@ export class VfioUserClient implements DeviceHandle {
   }
 
   /**
-   * Maps what a region lets be mapped; each area is the caller's, to be closed.
+   * Maps what a region lets be mapped; each area is the caller's, to be closed. For memory: a register may want accesses of its own width, which
+   * {@link VfioUserClient.regionRead} makes and a copy of bytes does not.
    * @returns none for a region that is reached by messages alone
    * @throws VfioError EINVAL for a region that does not exist, and for a file that its server may yet shrink, which would take this process
    *   with it; ENOMEM when too much of peers is mapped
