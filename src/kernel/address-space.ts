@@ -1,5 +1,5 @@
 import { Mapping } from '../native/index.js';
-import { ADDRESS_LIMIT, type IovaRange, VfioError } from '../uapi/index.js';
+import { ADDRESS_LIMIT, type IovaRange, overlap, VfioError } from '../uapi/index.js';
 
 /** A region of IO virtual addresses that the devices of an address space may reach. */
 export interface DmaRegion {
@@ -116,6 +116,31 @@ export function mapMemory(region: DmaRegion, { fd, offset = 0n }: DmaRegionFile)
   return Mapping.map(fd, offset, Number(region.length), { read: true, write: region.writable });
 }
 
+/** Asks the kernel to map a region of the memory at an address of this process. */
+type MapRegion = (region: DmaRegion, address: bigint) => Promise<void>;
+
+/**
+ * Maps a part of a file for the devices of a table's address space. The memory is mapped here at once: the caller may close the file, and change
+ * the region, as soon as it has the promise.
+ * @param inTurn calls `add`, with what asks the kernel, when nothing else changes the address space
+ * @throws VfioError as {@link mapMemory} and {@link RegionTable.add}; nothing is mapped then
+ */
+export async function mapFile(
+  table: RegionTable,
+  region: DmaRegion,
+  file: DmaRegionFile,
+  inTurn: (add: (map: MapRegion) => Promise<void>) => Promise<void>,
+): Promise<void> {
+  const asked = { ...region };
+  const memory = mapMemory(asked, file);
+  try {
+    await inTurn(map => table.add(asked, memory, address => map(asked, address)));
+  } catch (error) {
+    memory.close();
+    throw error;
+  }
+}
+
 function requireRegion({ iova, length, readable, writable }: DmaRegion): void {
   const bad = (field: string, message: string) => new VfioError('EINVAL', { operation: 'DMA_MAP', field, message });
   if (iova < 0n || iova % PAGE_SIZE !== 0n) throw bad('iova', `${iova} is no multiple of 4096`);
@@ -127,10 +152,6 @@ function requireRegion({ iova, length, readable, writable }: DmaRegion): void {
 
 function end({ iova, length }: IovaRange): bigint {
   return iova + length;
-}
-
-function overlap(one: IovaRange, other: IovaRange): boolean {
-  return one.iova < end(other) && other.iova < end(one);
 }
 
 function shown({ iova, length }: IovaRange): string {

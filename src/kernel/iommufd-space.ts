@@ -1,7 +1,7 @@
 import { Turns } from '../device/index.js';
 import { ioctl, ioctlOffThread, NativeBlock, type OwnedFd } from '../native/index.js';
 import { type IovaRange, VfioError } from '../uapi/index.js';
-import { type AddressSpace, type DmaRegion, type DmaRegionFile, mapMemory, RegionTable } from './address-space.js';
+import { type AddressSpace, type DmaRegion, type DmaRegionFile, mapFile, RegionTable } from './address-space.js';
 import { attachPageTable } from './attach-page-table.js';
 import { openDeviceFile } from './device-file.js';
 import type { DeviceSite } from './device-site.js';
@@ -121,17 +121,9 @@ export class IommufdSpace implements AddressSpace {
   }
 
   async dmaMap(region: DmaRegion, file: DmaRegionFile): Promise<void> {
-    // At once: the caller may close the file, and change the region, as soon as it has the promise.
-    const asked = { ...region };
-    const memory = mapMemory(asked, file);
-    try {
-      await this.#exclusively('DMA_MAP', iommufd =>
-        this.#table.add(asked, memory, address => this.#map(iommufd, asked, address)),
-      );
-    } catch (error) {
-      memory.close();
-      throw error;
-    }
+    await mapFile(this.#table, region, file, add =>
+      this.#exclusively('DMA_MAP', iommufd => add((asked, address) => this.#map(iommufd, asked, address))),
+    );
   }
 
   async #map(iommufd: number, region: DmaRegion, address: bigint): Promise<void> {

@@ -2,7 +2,7 @@ import { orBits } from '../bitmap/index.js';
 import { Turns } from '../device/index.js';
 import { ioctl, ioctlOffThread, NativeBlock, OwnedFd } from '../native/index.js';
 import { bitmapBits, bitmapBytes, bitOf, type IovaRange, VfioError } from '../uapi/index.js';
-import { type AddressSpace, type DmaRegion, type DmaRegionFile, mapMemory, RegionTable } from './address-space.js';
+import { type AddressSpace, type DmaRegion, type DmaRegionFile, mapFile, RegionTable } from './address-space.js';
 import { openDeviceFile } from './device-file.js';
 import type { DeviceSite } from './device-site.js';
 import { explainMap, explainSetIommu, notViable } from './diagnosis.js';
@@ -117,17 +117,9 @@ export class Type1Container implements AddressSpace {
   }
 
   async dmaMap(region: DmaRegion, file: DmaRegionFile): Promise<void> {
-    // At once: the caller may close the file, and change the region, as soon as it has the promise.
-    const asked = { ...region };
-    const memory = mapMemory(asked, file);
-    try {
-      await this.#withDevice('DMA_MAP', container =>
-        this.#table.add(asked, memory, address => this.#map(container, asked, address)),
-      );
-    } catch (error) {
-      memory.close();
-      throw error;
-    }
+    await mapFile(this.#table, region, file, add =>
+      this.#withDevice('DMA_MAP', container => add((asked, address) => this.#map(container, asked, address))),
+    );
   }
 
   async #map(container: number, region: DmaRegion, address: bigint): Promise<void> {

@@ -1,6 +1,6 @@
 import { clearRange } from '../bitmap/index.js';
 import { Turns } from '../device/index.js';
-import { asVfioError, bitmapBits, bitmapBytes, type IovaRange, VfioError } from '../uapi/index.js';
+import { asVfioError, bitmapBits, bitmapBytes, type IovaRange, overlap, VfioError } from '../uapi/index.js';
 import type { DirtyLog } from './dirty-log.js';
 import type { DirtySet } from './dirty-set.js';
 import { KeptPages, moveReport } from './kept-pages.js';
@@ -148,8 +148,4 @@ export class DirtyLogTracker implements Tracker {
       await this.#log.stop();
     } catch {}
   }
-}
-
-function overlap(one: IovaRange, other: IovaRange): boolean {
-  return one.iova < other.iova + other.length && other.iova < one.iova + one.length;
 }

@@ -12,6 +12,11 @@ export interface IovaRange {
   length: bigint;
 }
 
+/** Whether two intervals have an address in common, where neither is empty. */
+export function overlap(one: IovaRange, other: IovaRange): boolean {
+  return one.iova < other.iova + other.length && other.iova < one.iova + one.length;
+}
+
 /** Size of one `struct vfio_device_feature_dma_logging_range`. */
 export const RANGE_SIZE = 16;
 /** Size of START's structure where ranges are a pointer (`rfc`, `linux`). */

@@ -25,7 +25,6 @@ const duringReports: Check = {
     const writes = writeEach(bench, shuffled(bench, pages)).finally(() => {
       writing = false;
     });
-    // Looked at when both have ended: neither must be left behind unhandled.
     let reports = 0;
     const reporting = (async () => {
       for (; writing; reports++) {
@@ -33,9 +32,7 @@ const duringReports: Check = {
         await turn();
       }
     })();
-    for (const ended of await Promise.allSettled([writes, reporting])) {
-      if (ended.status === 'rejected') throw ended.reason;
-    }
+    await allEnded([writes, reporting]);
     await gathered.report();
     gathered.check(pages);
     return `${pages} pages written during ${reports} reports: each was told`;
@@ -75,9 +72,7 @@ const severalDuringWrites: Check = {
     const reporting = (async () => {
       for (let round = 0; round < 8; round++) await reportAtOnce(gathered);
     })();
-    for (const ended of await Promise.allSettled([writes, reporting])) {
-      if (ended.status === 'rejected') throw ended.reason;
-    }
+    await allEnded([writes, reporting]);
     await gathered.report();
     gathered.check(pages);
     return `${pages} pages, 8 times ${REPORTS} reports: each page was told`;
@@ -118,8 +113,12 @@ function turn(): Promise<void> {
 }
 
 async function reportAtOnce(gathered: Gathered): Promise<void> {
-  const reports = await Promise.allSettled(Array.from({ length: REPORTS }, () => gathered.report()));
-  for (const ended of reports) if (ended.status === 'rejected') throw ended.reason;
+  await allEnded(Array.from({ length: REPORTS }, () => gathered.report()));
+}
+
+/** Waits for all, so that none is left behind unhandled; then the first failure is thrown. */
+async function allEnded(works: readonly Promise<void>[]): Promise<void> {
+  for (const ended of await Promise.allSettled(works)) if (ended.status === 'rejected') throw ended.reason;
 }
 
 /** The pages from 0 on in an order of their own. */

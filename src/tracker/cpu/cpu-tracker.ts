@@ -2,7 +2,7 @@ import { setImmediate as turnOfLoop } from 'node:timers/promises';
 import { setRange } from '../../bitmap/index.js';
 import { Turns } from '../../device/index.js';
 import { type Mapping, type WatchedInterval, WriteWatch } from '../../native/index.js';
-import { asVfioError, type IovaRange, VfioError } from '../../uapi/index.js';
+import { asVfioError, type IovaRange, overlap, VfioError } from '../../uapi/index.js';
 import type { DirtyRange, DirtySet } from '../dirty-set.js';
 import { KeptPages } from '../kept-pages.js';
 import type { LostLog, Tracker } from '../tracker.js';
@@ -244,14 +244,11 @@ function requireSlots(slots: readonly Segment[]): void {
     const whole = iova % PAGE_SIZE === 0n && length % PAGE_SIZE === 0n && offset % Number(PAGE_SIZE) === 0;
     if (!whole || length <= 0n) throw bad(index, 'is not whole pages');
     if (offset < 0 || BigInt(offset) + length > BigInt(mapping.length)) throw bad(index, 'is not in its mapping');
+    const place = { iova: BigInt(offset), length };
     for (const other of slots.slice(0, index)) {
-      if (overlap(iova, length, other.iova, other.length)) throw bad(index, 'overlaps another');
-      const sameMemory = overlap(BigInt(offset), length, BigInt(other.offset), other.length);
+      if (overlap({ iova, length }, other)) throw bad(index, 'overlaps another');
+      const sameMemory = overlap(place, { iova: BigInt(other.offset), length: other.length });
       if (mapping === other.mapping && sameMemory) throw bad(index, 'is the same memory as another');
     }
   }
-}
-
-function overlap(start: bigint, length: bigint, otherStart: bigint, otherLength: bigint): boolean {
-  return start < otherStart + otherLength && otherStart < start + length;
 }
