@@ -147,7 +147,10 @@ export class FrameChannel {
    * @throws VfioError ECONNRESET, or why this end has given up. Nothing was written then.
    */
   async send(type: FrameType, payload: Uint8Array = new Uint8Array(0)): Promise<void> {
-    await this.sendFilled(type, payload.length, into => into.set(payload));
+    await this.sendFilled(type, payload.length, into => {
+      into.set(payload);
+      return payload.length;
+    });
   }
 
   /** Sends a part of a device's migration data, at most a block. @throws VfioError as {@link FrameChannel.send} */
@@ -156,14 +159,19 @@ export class FrameChannel {
       viewOf(into).setUint32(0, device, true);
       viewOf(into).setUint32(4, 0, true);
       into.set(data, 8);
+      return into.length;
     });
   }
 
-  /** Sends a frame whose payload of `length` bytes `fill` writes, straight into the channel's buffer. @throws VfioError as {@link FrameChannel.send} */
-  async sendFilled(type: FrameType, length: number, fill: (into: Uint8Array) => void): Promise<void> {
+  /**
+   * Sends a frame whose payload of at most `most` bytes `fill` writes, straight into the channel's buffer.
+   * @param fill gives the payload's length
+   * @throws VfioError as {@link FrameChannel.send}
+   */
+  async sendFilled(type: FrameType, most: number, fill: (into: Uint8Array) => number): Promise<void> {
     const buffer = await this.#buffer();
+    const length = fill(buffer.subarray(FRAME_HEADER_SIZE, FRAME_HEADER_SIZE + most));
     const payload = buffer.subarray(FRAME_HEADER_SIZE, FRAME_HEADER_SIZE + length);
-    fill(payload);
     encodeFrameHeader(buffer, type, this.#sequence++, payload);
     this.#bytesSent += FRAME_HEADER_SIZE + length;
     this.#socket.write(buffer.subarray(0, FRAME_HEADER_SIZE + length), error => {

@@ -1,6 +1,7 @@
 import { VfioError, viewOf } from '../uapi/index.js';
 import { type MachineMemory, PAGE_SIZE } from './machine-memory.js';
-import { BLOCK_SIZE, MAX_EXTENTS } from './stream-format.js';
+import type { PageList } from './page-list.js';
+import { MAX_EXTENTS } from './stream-format.js';
 
 /*
  * A MEMORY frame's payload: scattered pages travel together, so that a pass over random pages costs one frame, one checksum and one
@@ -16,67 +17,25 @@ const HEAD_SIZE = 8;
 const EXTENT_SIZE = 16;
 const TWO_TO_32 = 2 ** 32;
 
-/** Collects pages until a block is full, then writes them as one payload. Used again and again. */
-export class MemoryBlock {
-  readonly #memory: MachineMemory;
-  readonly #ranges = new Uint32Array(MAX_EXTENTS);
-  readonly #firstPages = new Float64Array(MAX_EXTENTS);
-  readonly #pageCounts = new Uint32Array(MAX_EXTENTS);
-  #extents = 0;
-  #pages = 0;
-
-  constructor(memory: MachineMemory) {
-    this.#memory = memory;
+/** Writes the payload for a list of pages, memory as it is now. @returns its size, at most MAX_PAYLOAD bytes */
+export function encodeMemoryBlock(memory: MachineMemory, list: PageList, into: Uint8Array): number {
+  const view = viewOf(into);
+  view.setUint32(0, list.extents, true);
+  view.setUint32(4, 0, true);
+  let at = HEAD_SIZE + list.extents * EXTENT_SIZE;
+  for (let index = 0; index < list.extents; index++) {
+    const range = list.ranges[index]!;
+    const firstPage = list.firstPages[index]!;
+    const pages = list.pageCounts[index]!;
+    const entry = HEAD_SIZE + index * EXTENT_SIZE;
+    view.setUint32(entry, range, true);
+    view.setUint32(entry + 4, pages, true);
+    view.setUint32(entry + 8, firstPage % TWO_TO_32, true);
+    view.setUint32(entry + 12, Math.floor(firstPage / TWO_TO_32), true);
+    memory.read(range, firstPage, into.subarray(at, at + pages * PAGE_SIZE));
+    at += pages * PAGE_SIZE;
   }
-
-  /** Pages collected. */
-  get pages(): number {
-    return this.#pages;
-  }
-
-  /** Whether nothing more fits. */
-  get full(): boolean {
-    return this.#pages === BLOCK_SIZE / PAGE_SIZE;
-  }
-
-  /** Size of the payload in bytes. */
-  get payloadSize(): number {
-    return HEAD_SIZE + this.#extents * EXTENT_SIZE + this.#pages * PAGE_SIZE;
-  }
-
-  /** Takes as many of `pages` pages as fit; returns how many. */
-  add(range: number, firstPage: number, pages: number): number {
-    const taken = Math.min(pages, BLOCK_SIZE / PAGE_SIZE - this.#pages);
-    if (taken === 0) return 0;
-    this.#ranges[this.#extents] = range;
-    this.#firstPages[this.#extents] = firstPage;
-    this.#pageCounts[this.#extents] = taken;
-    this.#extents++;
-    this.#pages += taken;
-    return taken;
-  }
-
-  /** Writes the payload, memory as it is now, and is empty again. */
-  encode(into: Uint8Array): void {
-    const view = viewOf(into);
-    view.setUint32(0, this.#extents, true);
-    view.setUint32(4, 0, true);
-    let at = HEAD_SIZE + this.#extents * EXTENT_SIZE;
-    for (let index = 0; index < this.#extents; index++) {
-      const range = this.#ranges[index]!;
-      const firstPage = this.#firstPages[index]!;
-      const pages = this.#pageCounts[index]!;
-      const entry = HEAD_SIZE + index * EXTENT_SIZE;
-      view.setUint32(entry, range, true);
-      view.setUint32(entry + 4, pages, true);
-      view.setUint32(entry + 8, firstPage % TWO_TO_32, true);
-      view.setUint32(entry + 12, Math.floor(firstPage / TWO_TO_32), true);
-      this.#memory.read(range, firstPage, into.subarray(at, at + pages * PAGE_SIZE));
-      at += pages * PAGE_SIZE;
-    }
-    this.#extents = 0;
-    this.#pages = 0;
-  }
+  return at;
 }
 
 /**

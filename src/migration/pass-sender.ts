@@ -1,12 +1,10 @@
 import { performance } from 'node:perf_hooks';
 import { RunCursor } from '../bitmap/index.js';
 import type { DirtySet } from '../tracker/index.js';
-import { viewOf } from '../uapi/index.js';
-import { type MachineMemory, PAGE_SIZE } from './machine-memory.js';
-import { MemoryBlock } from './memory-block.js';
+import { PAGE_SIZE } from './machine-memory.js';
+import type { MemoryLane } from './memory-lane.js';
 import type { MigrationEvent, PassReport } from './migration-report.js';
-import type { SourceLink } from './source-link.js';
-import { FrameType } from './stream-format.js';
+import { PageList } from './page-list.js';
 
 /** How often progress is told, milliseconds. */
 const PROGRESS_MS = 50;
@@ -15,13 +13,12 @@ const PAGES_TO_MEASURE = 1024;
 
 /** Sends memory, pass by pass. */
 export class PassSender {
-  readonly #block: MemoryBlock;
+  readonly #list = new PageList();
   readonly #onEvent: (event: MigrationEvent) => void;
   readonly #passes: PassReport[] = [];
   #bytesPerSecond = 0;
 
-  constructor(memory: MachineMemory, onEvent: (event: MigrationEvent) => void) {
-    this.#block = new MemoryBlock(memory);
+  constructor(onEvent: (event: MigrationEvent) => void) {
     this.#onEvent = onEvent;
   }
 
@@ -36,33 +33,29 @@ export class PassSender {
   }
 
   /** Sends the pages of `dirty`, and leaves it clean. */
-  async send(link: SourceLink, dirty: DirtySet): Promise<PassReport> {
+  async send(lane: MemoryLane, dirty: DirtySet): Promise<PassReport> {
     const pass = this.#passes.length;
-    const { channel } = link;
-    const bytesBefore = channel.bytesSent;
+    const bytesBefore = lane.bytesSent;
     const progress = new PassProgress(pass, dirty.count(), performance.now());
     for (const [index, range] of dirty.ranges.entries()) {
       const cursor = new RunCursor(range.bitmap, 0, range.pages);
       while (cursor.next()) {
         for (let page = cursor.start; page < cursor.end; ) {
-          page += this.#block.add(index, page, cursor.end - page);
-          if (this.#block.full) await this.#sendBlock(link, progress);
+          page += this.#list.add(index, page, cursor.end - page);
+          if (this.#list.full) await this.#sendList(lane, progress);
         }
       }
     }
-    if (this.#block.pages > 0) await this.#sendBlock(link, progress);
+    if (this.#list.pages > 0) await this.#sendList(lane, progress);
+    await lane.flush();
     dirty.clear();
-    const number = new Uint8Array(4);
-    viewOf(number).setUint32(0, pass, true);
-    await channel.send(FrameType.PASS, number);
-    return this.#finish(progress, channel.bytesSent - bytesBefore);
+    return this.#finish(progress, lane.bytesSent - bytesBefore);
   }
 
-  async #sendBlock({ channel, peerFailure }: SourceLink, progress: PassProgress): Promise<void> {
-    if (peerFailure !== undefined) throw peerFailure;
-    const pages = this.#block.pages;
-    await channel.sendFilled(FrameType.MEMORY, this.#block.payloadSize, into => this.#block.encode(into));
-    progress.pagesSent += pages;
+  async #sendList(lane: MemoryLane, progress: PassProgress): Promise<void> {
+    await lane.send(this.#list);
+    progress.pagesSent += this.#list.pages;
+    this.#list.clear();
     const now = performance.now();
     if (now - progress.toldAt < PROGRESS_MS) return;
     progress.toldAt = now;

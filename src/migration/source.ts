@@ -1,7 +1,8 @@
 import { performance } from 'node:perf_hooks';
 import type { DeviceHandle } from '../device/index.js';
 import { DirtySet, LoggingSession, type Tracker, TrackerUnion } from '../tracker/index.js';
-import { asVfioError, VfioError } from '../uapi/index.js';
+import { asVfioError, VfioError, viewOf } from '../uapi/index.js';
+import { ControlLane } from './control-lane.js';
 import { type ConvergenceLimits, decide, estimateDowntimeMs } from './convergence.js';
 import { unexpected } from './frame-channel.js';
 import { Interruption } from './interruption.js';
@@ -111,7 +112,7 @@ class MigrationSource {
           ({ features, target }) => new LoggingSession(features, { name: `DMA log of ${target}`, takeOver: true }),
         ),
     );
-    this.#passes = new PassSender(options.memory, event => this.#emit(event));
+    this.#passes = new PassSender(event => this.#emit(event));
     this.#report.passes = this.#passes.passes;
   }
 
@@ -269,7 +270,11 @@ class MigrationSource {
   }
 
   async #sendPass(link: SourceLink, dirty: DirtySet): Promise<PassReport> {
-    const report = await this.#passes.send(link, dirty);
+    const { memory } = this.#options;
+    const report = await this.#passes.send(new ControlLane(memory, link), dirty);
+    const number = new Uint8Array(4);
+    viewOf(number).setUint32(0, report.pass, true);
+    await link.channel.send(FrameType.PASS, number);
     this.#report.pagesSent += report.pagesSent;
     this.#report.bytesSent = link.channel.bytesSent;
     return report;

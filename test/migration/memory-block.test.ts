@@ -1,7 +1,14 @@
 import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
 import { GuestMemory } from '../../src/memory/index.js';
-import { applyMemoryBlock, BLOCK_SIZE, MachineMemory, MemoryBlock } from '../../src/migration/index.js';
+import {
+  applyMemoryBlock,
+  BLOCK_SIZE,
+  encodeMemoryBlock,
+  MAX_PAYLOAD,
+  MachineMemory,
+  PageList,
+} from '../../src/migration/index.js';
 import { type VfioError, viewOf } from '../../src/uapi/index.js';
 
 const PAGES = [24, 8];
@@ -37,22 +44,25 @@ const extent = fc.nat(1).chain(range =>
   ),
 );
 
-describe('MemoryBlock', () => {
+function encoded(memory: MachineMemory, list: PageList): Uint8Array {
+  const into = new Uint8Array(MAX_PAYLOAD);
+  return into.slice(0, encodeMemoryBlock(memory, list, into));
+}
+
+describe('a block of memory', () => {
   it('brings exactly the pages that were added', () => {
     const source = machine(page => page + 1);
     const destination = machine(() => 0);
     fc.assert(
       fc.property(fc.array(extent, { maxLength: 12 }), extents => {
         for (const [range, pages] of PAGES.entries()) destination.write(range, 0, new Uint8Array(pages * 4096));
-        const block = new MemoryBlock(source);
+        const list = new PageList();
         const expected = [new Array<number>(PAGES[0]!).fill(0), new Array<number>(PAGES[1]!).fill(0)];
         for (const { range, first, pages } of extents) {
-          expect(block.add(range, first, pages)).toBe(pages);
+          expect(list.add(range, first, pages)).toBe(pages);
           for (let page = first; page < first + pages; page++) expected[range]![page] = pageOf(source, range, page);
         }
-        const payload = new Uint8Array(block.payloadSize);
-        block.encode(payload);
-        expect(block.pages).toBe(0);
+        const payload = encoded(source, list);
         expect(applyMemoryBlock(destination, payload)).toBe(extents.reduce((sum, { pages }) => sum + pages, 0));
         for (const range of [0, 1]) {
           expect(expected[range]!.map((_, page) => pageOf(destination, range, page))).toEqual(expected[range]);
@@ -63,21 +73,20 @@ describe('MemoryBlock', () => {
   });
 
   it('takes a block and no page more', () => {
-    const block = new MemoryBlock(machine(() => 1));
+    const list = new PageList();
     const most = BLOCK_SIZE / 4096;
     let taken = 0;
-    while (!block.full) taken += block.add(0, 0, 24);
+    while (!list.full) taken += list.add(0, 0, 24);
     expect(taken).toBe(most);
-    expect(block.add(0, 0, 1)).toBe(0);
+    expect(list.add(0, 0, 1)).toBe(0);
   });
 
   it('is refused, and writes nothing, when a number in it is wrong', () => {
     const source = machine(() => 1);
-    const block = new MemoryBlock(source);
-    block.add(0, 3, 2);
-    block.add(1, 0, 1);
-    const good = new Uint8Array(block.payloadSize);
-    block.encode(good);
+    const list = new PageList();
+    list.add(0, 3, 2);
+    list.add(1, 0, 1);
+    const good = encoded(source, list);
     const destination = machine(() => 0);
     const broken: [string, (view: DataView) => void][] = [
       ['more extents than there are', view => view.setUint32(0, 3, true)],

@@ -1,8 +1,8 @@
-import { createServer, type Server, type Socket } from 'node:net';
 import { performance } from 'node:perf_hooks';
 import type { DeviceHandle } from '../device/index.js';
-import { asVfioError, MigrationState, requireBytes, VfioError, viewOf } from '../uapi/index.js';
-import { FrameChannel, unexpected } from './frame-channel.js';
+import { asVfioError, requireBytes, VfioError, viewOf } from '../uapi/index.js';
+import { DestinationDevices } from './destination-devices.js';
+import { type FrameChannel, unexpected } from './frame-channel.js';
 import { checkHello } from './hello.js';
 import { type MachineMemory, PAGE_SIZE } from './machine-memory.js';
 import { applyMemoryBlock } from './memory-block.js';
@@ -17,9 +17,6 @@ import {
   type Hello,
   STREAM_VERSION,
 } from './stream-format.js';
-
-/** How many may be connected at a time, before one of them has shown to be the source. Each costs a buffer of a block. */
-const MOST_CONNECTIONS = 16;
 
 /** How long a connection may be without a HELLO, milliseconds. */
 const HELLO_MS = 5000;
@@ -50,103 +47,12 @@ export interface ReceiveReport {
   resumeMs: number;
 }
 
-/**
- * The destination of one migration. It listens, takes the first source that connects and fits, and runs the machine when that source says
- * GO; never before, and never without. Where there is an ownership record, it puts itself in there first.
- */
-export class MigrationReceiver {
-  readonly #options: ReceiveOptions;
-  readonly #server: Server;
-  readonly #finished: Promise<ReceiveReport>;
-  #settle!: { resolve: (report: ReceiveReport) => void; reject: (error: unknown) => void };
-  #claimed = false;
-  readonly #receptions = new Set<Reception>();
-
-  private constructor(options: ReceiveOptions) {
-    this.#options = options;
-    this.#server = createServer(socket => this.#accept(socket));
-    this.#server.maxConnections = MOST_CONNECTIONS;
-    this.#finished = new Promise((resolve, reject) => {
-      this.#settle = { resolve, reject };
-    });
-    // Whoever never asks for the end must not be ended by it.
-    this.#finished.catch(() => {});
-  }
-
-  /** Begins to listen. @throws VfioError EADDRINUSE, EACCES… as the system says */
-  static listen(options: ReceiveOptions): Promise<MigrationReceiver> {
-    const receiver = new MigrationReceiver(options);
-    return new Promise((resolve, reject) => {
-      // Later errors (no descriptor left for another connection) leave the listener as it is.
-      receiver.#server.on('error', error => reject(asVfioError(error, 'listen')));
-      const { host = '127.0.0.1', port = 0 } = options.listen ?? {};
-      receiver.#server.listen({ host, port }, () => resolve(receiver));
-    });
-  }
-
-  /** Where a source can connect. */
-  get address(): { host: string; port: number } {
-    const address = this.#server.address();
-    if (address === null || typeof address === 'string') throw new VfioError('ENOTCONN', { operation: 'listen' });
-    return { host: address.address, port: address.port };
-  }
-
-  /**
-   * Done when the machine runs here.
-   * @throws VfioError why it does not. Before GO the devices are then reset, and memory holds whatever had come; after it they are as the
-   *   failure left them.
-   */
-  finished(): Promise<ReceiveReport> {
-    return this.#finished;
-  }
-
-  /** Stops listening, and gives up a migration that is under way. Idempotent. */
-  async close(): Promise<void> {
-    const error = new VfioError('ECANCELED', { operation: 'receive', message: 'the receiver was closed' });
-    this.#server.close();
-    await Promise.all([...this.#receptions].map(reception => reception.giveUp(error)));
-    if (!this.#claimed) this.#settle.reject(error);
-  }
-
-  #accept(socket: Socket): void {
-    const reception = new Reception(this.#options, new FrameChannel(socket, this.#options.timeoutMs), () =>
-      this.#claim(),
-    );
-    this.#receptions.add(reception);
-    void reception
-      .run()
-      .then(
-        report => this.#settle.resolve(report),
-        error => {
-          // Somebody who is no source, or the wrong one, has spoiled nothing: the next may come.
-          if (reception.hasMachine) this.#settle.reject(error);
-        },
-      )
-      .finally(() => {
-        this.#receptions.delete(reception);
-        if (reception.hasMachine) this.#finish();
-      });
-  }
-
-  #finish(): void {
-    this.#server.close();
-    const error = new VfioError('EBUSY', { operation: 'receive', message: 'another migration came first' });
-    for (const other of this.#receptions) void other.giveUp(error);
-  }
-
-  /** The first source that fits gets the machine's place; the others hear that it is taken. */
-  #claim(): void {
-    if (this.#claimed)
-      throw new VfioError('EBUSY', { operation: 'receive', message: 'another migration is under way' });
-    this.#claimed = true;
-  }
-}
-
 /** One connection, from HELLO to RESUMED. */
-class Reception {
+export class Reception {
   readonly #options: ReceiveOptions;
   readonly #channel: FrameChannel;
   readonly #claim: () => void;
+  readonly #devices: DestinationDevices;
   readonly #report: ReceiveReport = { pagesReceived: 0, stateBytes: 0, loadMs: 0, resumeMs: 0 };
   /** Whether this is the one that fills memory and devices. */
   hasMachine = false;
@@ -162,12 +68,13 @@ class Reception {
     this.#options = options;
     this.#channel = channel;
     this.#claim = claim;
+    this.#devices = new DestinationDevices(options.devices);
   }
 
   async run(): Promise<ReceiveReport> {
     try {
       await this.#agree();
-      await this.#setAll(MigrationState.RESUMING);
+      await this.#devices.prepare();
       await this.#receive();
       await this.#load();
       await this.#waitForGo();
@@ -176,14 +83,13 @@ class Reception {
     } catch (error) {
       const failure = asVfioError(error, 'receive');
       await this.#channel.abort({ error: failure, mayRun: this.#hasGo });
-      if (this.hasMachine && !this.#hasGo)
-        await Promise.allSettled(this.#options.devices.map(device => device.reset()));
+      if (this.hasMachine && !this.#hasGo) await this.#devices.forget();
       throw failure;
     }
     await this.#channel.send(FrameType.RESUMED).catch(() => {});
     await this.#channel.end();
     this.#channel.destroy();
-    return this.#report;
+    return { ...this.#report, stateBytes: this.#devices.stateBytes };
   }
 
   /**
@@ -196,17 +102,13 @@ class Reception {
     await this.#channel.abort({ error, mayRun: false });
   }
 
-  async #setAll(state: MigrationState): Promise<void> {
-    for (const device of this.#options.devices) await device.features.setMigrationState(state);
-  }
-
   async #agree(): Promise<void> {
-    const { memory, devices } = this.#options;
+    const { memory } = this.#options;
     const ours: Hello = {
       version: STREAM_VERSION,
       pageSize: PAGE_SIZE,
       memory: memory.ranges,
-      devices: await Promise.all(devices.map(device => device.features.migrationFlags())),
+      devices: await this.#devices.flags(),
       timeoutMs: this.#channel.timeoutMs,
     };
     // A source has its HELLO ready; whoever lets one byte a minute trickle in is none.
@@ -242,12 +144,12 @@ class Reception {
           this.#report.pagesReceived += applyMemoryBlock(this.#options.memory, payload);
           break;
         case FrameType.DEVICE_STATE:
-          await this.#takeState(payload);
+          await this.#devices.take(payload);
           break;
         case FrameType.PASS:
           break;
         case FrameType.RESTART:
-          await this.#restart();
+          await this.#devices.restart();
           break;
         case FrameType.SWITCH:
           return;
@@ -257,32 +159,9 @@ class Reception {
     }
   }
 
-  /** Only a reset leaves RESUMING with its data forgotten. */
-  async #restart(): Promise<void> {
-    for (const device of this.#options.devices) await device.reset();
-    await this.#setAll(MigrationState.RESUMING);
-    this.#report.stateBytes = 0;
-  }
-
-  async #takeState(payload: Uint8Array): Promise<void> {
-    requireBytes(payload, 8, 'DEVICE_STATE');
-    const index = viewOf(payload).getUint32(0, true);
-    const device = this.#options.devices[index];
-    if (device === undefined) {
-      throw new VfioError('EBADMSG', {
-        operation: 'DEVICE_STATE',
-        field: 'device',
-        message: `there is no device ${index}`,
-      });
-    }
-    const data = payload.subarray(8);
-    await device.writeMigrationData(data);
-    this.#report.stateBytes += data.length;
-  }
-
   async #load(): Promise<void> {
     const startedAt = performance.now();
-    await this.#setAll(MigrationState.STOP);
+    await this.#devices.load();
     this.#report.loadMs = performance.now() - startedAt;
     await this.#channel.send(FrameType.READY);
   }
@@ -319,7 +198,7 @@ class Reception {
 
   async #resume(): Promise<void> {
     const startedAt = performance.now();
-    await this.#setAll(MigrationState.RUNNING);
+    await this.#devices.run();
     this.#report.resumeMs = performance.now() - startedAt;
   }
 }
