@@ -1,15 +1,16 @@
 /** Live migration by pre-copy: source, destination, stream, convergence. @module */
-export * from './convergence.js';
-export * from './frame-channel.js';
-export * from './frame-parser.js';
-export * from './machine-memory.js';
-export * from './memory-block.js';
-export * from './memory-digest.js';
-export type * from './memory-lane.js';
-export * from './migration-receiver.js';
-export type * from './migration-report.js';
+
+export * from './destination/migration-receiver.js';
+export type { ReceiveOptions, ReceiveReport } from './destination/reception.js';
+export * from './memory/machine-memory.js';
+export * from './memory/memory-digest.js';
 export * from './ownership/index.js';
-export * from './page-list.js';
-export type { ReceiveOptions, ReceiveReport } from './reception.js';
-export * from './source.js';
-export * from './stream-format.js';
+export * from './source/convergence.js';
+export type * from './source/memory-lane.js';
+export * from './source/migrate.js';
+export type * from './source/migration-report.js';
+export * from './stream/frame-channel.js';
+export * from './stream/frame-parser.js';
+export * from './stream/memory-block.js';
+export * from './stream/page-list.js';
+export * from './stream/stream-format.js';

@@ -1,4 +1,4 @@
-import { type DeviceHandle, isRunning } from '../device/index.js';
+import { type DeviceHandle, isRunning } from '../../device/index.js';
 import {
   MIGRATION_P2P,
   MIGRATION_PRE_COPY,
@@ -6,8 +6,8 @@ import {
   MigrationState,
   migrationStateName,
   VfioError,
-} from '../uapi/index.js';
-import type { FrameChannel } from './frame-channel.js';
+} from '../../uapi/index.js';
+import type { FrameChannel } from '../stream/frame-channel.js';
 
 /** Bytes of state that are taken from a device while it runs; what is left comes when it is stopped. */
 const MOST_PRECOPY_STATE = 64 * 1024 * 1024;

@@ -1,10 +1,10 @@
 import { performance } from 'node:perf_hooks';
-import { RunCursor } from '../bitmap/index.js';
-import type { DirtySet } from '../tracker/index.js';
-import { PAGE_SIZE } from './machine-memory.js';
+import { RunCursor } from '../../bitmap/index.js';
+import type { DirtySet } from '../../tracker/index.js';
+import { PAGE_SIZE } from '../memory/machine-memory.js';
+import { PageList } from '../stream/page-list.js';
 import type { MemoryLane } from './memory-lane.js';
 import type { MigrationEvent, PassReport } from './migration-report.js';
-import { PageList } from './page-list.js';
 
 /** How often progress is told, milliseconds. */
 const PROGRESS_MS = 50;

@@ -1,5 +1,5 @@
-import { VfioError } from '../uapi/index.js';
-import { describeRecord } from './ownership/index.js';
+import { VfioError } from '../../uapi/index.js';
+import { describeRecord } from '../ownership/index.js';
 import type { Hello } from './stream-format.js';
 
 /**

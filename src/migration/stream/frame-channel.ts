@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net';
 import { performance } from 'node:perf_hooks';
-import { asVfioError, VfioError, viewOf } from '../uapi/index.js';
+import { asVfioError, VfioError, viewOf } from '../../uapi/index.js';
 import { type Frame, FrameParser } from './frame-parser.js';
 import {
   type Abort,

@@ -1,5 +1,5 @@
-import type { GuestMemory } from '../memory/index.js';
-import { type IovaRange, VfioError } from '../uapi/index.js';
+import type { GuestMemory } from '../../memory/index.js';
+import { type IovaRange, VfioError } from '../../uapi/index.js';
 
 /** A piece of guest memory and where the machine sees it. */
 export interface MemorySlot extends IovaRange {

@@ -1,6 +1,6 @@
 import { createServer, type Server, type Socket } from 'node:net';
-import { asVfioError, VfioError } from '../uapi/index.js';
-import { FrameChannel } from './frame-channel.js';
+import { asVfioError, VfioError } from '../../uapi/index.js';
+import { FrameChannel } from '../stream/frame-channel.js';
 import { type ReceiveOptions, type ReceiveReport, Reception } from './reception.js';
 
 /** How many may be connected at a time, before one of them has shown to be the source. Each costs a buffer of a block. */

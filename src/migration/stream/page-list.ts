@@ -1,4 +1,4 @@
-import { PAGE_SIZE } from './machine-memory.js';
+import { PAGE_SIZE } from '../memory/machine-memory.js';
 import { BLOCK_SIZE, MAX_EXTENTS } from './stream-format.js';
 
 /** Pages that travel in one block: extents, each some pages in a row. Used again and again, so that nothing is allocated for a page. */

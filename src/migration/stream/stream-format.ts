@@ -1,6 +1,6 @@
 import { crc32 } from 'node:zlib';
-import { type IovaRange, VfioError, viewOf } from '../uapi/index.js';
-import { decodeRecord, encodeRecord, type OwnershipRecord, requireName } from './ownership/index.js';
+import { type IovaRange, VfioError, viewOf } from '../../uapi/index.js';
+import { decodeRecord, encodeRecord, type OwnershipRecord, requireName } from '../ownership/index.js';
 
 /*
  * The migration stream: frames over one TCP connection, in both directions. All integers are little-endian.

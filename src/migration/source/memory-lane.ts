@@ -1,4 +1,4 @@
-import type { PageList } from './page-list.js';
+import type { PageList } from '../stream/page-list.js';
 
 /**
  * A way for memory from the source to the destination. Pages given to one lane arrive in order; of several lanes each is for itself until all

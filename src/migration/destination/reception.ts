@@ -1,13 +1,12 @@
 import { performance } from 'node:perf_hooks';
-import type { DeviceHandle } from '../device/index.js';
-import { asVfioError, requireBytes, VfioError, viewOf } from '../uapi/index.js';
-import { DestinationDevices } from './destination-devices.js';
-import { type FrameChannel, unexpected } from './frame-channel.js';
-import { checkHello } from './hello.js';
-import { type MachineMemory, PAGE_SIZE } from './machine-memory.js';
-import { applyMemoryBlock } from './memory-block.js';
-import { digestMemory, digestPages } from './memory-digest.js';
-import { decodeRecord, type Ownership, type OwnershipRecord, type TakeLink, takeMachine } from './ownership/index.js';
+import type { DeviceHandle } from '../../device/index.js';
+import { asVfioError, requireBytes, VfioError, viewOf } from '../../uapi/index.js';
+import { type MachineMemory, PAGE_SIZE } from '../memory/machine-memory.js';
+import { digestMemory, digestPages } from '../memory/memory-digest.js';
+import { decodeRecord, type Ownership, type OwnershipRecord, type TakeLink, takeMachine } from '../ownership/index.js';
+import { type FrameChannel, unexpected } from '../stream/frame-channel.js';
+import { checkHello } from '../stream/hello.js';
+import { applyMemoryBlock } from '../stream/memory-block.js';
 import {
   BLOCK_SIZE,
   DigestKind,
@@ -16,7 +15,8 @@ import {
   FrameType,
   type Hello,
   STREAM_VERSION,
-} from './stream-format.js';
+} from '../stream/stream-format.js';
+import { DestinationDevices } from './destination-devices.js';
 
 /** How long a connection may be without a HELLO, milliseconds. */
 const HELLO_MS = 5000;

@@ -1,7 +1,7 @@
-import type { MachineMemory } from './machine-memory.js';
-import { countDifferentPages, digestMemory, digestPages } from './memory-digest.js';
+import type { MachineMemory } from '../memory/machine-memory.js';
+import { countDifferentPages, digestMemory, digestPages } from '../memory/memory-digest.js';
+import { DigestKind } from '../stream/stream-format.js';
 import type { SourceLink } from './source-link.js';
-import { DigestKind } from './stream-format.js';
 
 /** Whether two memories are the same. */
 export interface Verification {

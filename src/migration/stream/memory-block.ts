@@ -1,5 +1,5 @@
-import { VfioError, viewOf } from '../uapi/index.js';
-import { type MachineMemory, PAGE_SIZE } from './machine-memory.js';
+import { VfioError, viewOf } from '../../uapi/index.js';
+import { type MachineMemory, PAGE_SIZE } from '../memory/machine-memory.js';
 import type { PageList } from './page-list.js';
 import { MAX_EXTENTS } from './stream-format.js';
 

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { crc32 } from 'node:zlib';
-import { VfioError, viewOf } from '../uapi/index.js';
+import { VfioError, viewOf } from '../../uapi/index.js';
 import { type MachineMemory, PAGE_SIZE } from './machine-memory.js';
 
 /*

@@ -1,19 +1,8 @@
 import { performance } from 'node:perf_hooks';
-import type { DeviceHandle } from '../device/index.js';
-import { DirtySet, LoggingSession, type Tracker, TrackerUnion } from '../tracker/index.js';
-import { asVfioError, VfioError, viewOf } from '../uapi/index.js';
-import { ControlLane } from './control-lane.js';
-import { type ConvergenceLimits, decide, estimateDowntimeMs } from './convergence.js';
-import { unexpected } from './frame-channel.js';
-import { Interruption } from './interruption.js';
-import { type MachineMemory, PAGE_SIZE } from './machine-memory.js';
-import {
-  emptyReport,
-  type MigrationEvent,
-  type MigrationPhase,
-  type MigrationReport,
-  type PassReport,
-} from './migration-report.js';
+import type { DeviceHandle } from '../../device/index.js';
+import { DirtySet, LoggingSession, type Tracker, TrackerUnion } from '../../tracker/index.js';
+import { asVfioError, VfioError, viewOf } from '../../uapi/index.js';
+import { type MachineMemory, PAGE_SIZE } from '../memory/machine-memory.js';
 import {
   isSameRecord,
   type OfferLink,
@@ -22,12 +11,23 @@ import {
   offerMachine,
   requireOwnership,
   staleOwnership,
-} from './ownership/index.js';
+} from '../ownership/index.js';
+import { unexpected } from '../stream/frame-channel.js';
+import { FrameType, STREAM_VERSION } from '../stream/stream-format.js';
+import { ControlLane } from './control-lane.js';
+import { type ConvergenceLimits, decide, estimateDowntimeMs } from './convergence.js';
+import { Interruption } from './interruption.js';
+import {
+  emptyReport,
+  type MigrationEvent,
+  type MigrationPhase,
+  type MigrationReport,
+  type PassReport,
+} from './migration-report.js';
 import { PassSender } from './pass-sender.js';
 import { SourceDevices } from './source-devices.js';
 import { SourceLink } from './source-link.js';
 import { offerLinkOver } from './source-switch.js';
-import { FrameType, STREAM_VERSION } from './stream-format.js';
 import { verifyMemory } from './verify-memory.js';
 
 /** What {@link migrate} moves, and where to. */

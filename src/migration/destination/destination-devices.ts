@@ -1,5 +1,5 @@
-import type { DeviceHandle } from '../device/index.js';
-import { MigrationState, requireBytes, VfioError, viewOf } from '../uapi/index.js';
+import type { DeviceHandle } from '../../device/index.js';
+import { MigrationState, requireBytes, VfioError, viewOf } from '../../uapi/index.js';
 
 /** The devices of a machine that comes, through their migration states. */
 export class DestinationDevices {

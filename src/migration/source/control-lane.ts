@@ -1,9 +1,9 @@
-import type { MachineMemory } from './machine-memory.js';
-import { encodeMemoryBlock } from './memory-block.js';
+import type { MachineMemory } from '../memory/machine-memory.js';
+import { encodeMemoryBlock } from '../stream/memory-block.js';
+import type { PageList } from '../stream/page-list.js';
+import { FrameType, MAX_PAYLOAD } from '../stream/stream-format.js';
 import type { MemoryLane } from './memory-lane.js';
-import type { PageList } from './page-list.js';
 import type { SourceLink } from './source-link.js';
-import { FrameType, MAX_PAYLOAD } from './stream-format.js';
 
 /** The lane that is the migration's own connection: what is sent on it later arrives later. */
 export class ControlLane implements MemoryLane {

@@ -1,12 +1,12 @@
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { performance } from 'node:perf_hooks';
-import { VfioError, viewOf } from '../uapi/index.js';
-import { FrameChannel, unexpected } from './frame-channel.js';
-import type { Frame } from './frame-parser.js';
-import { checkHello } from './hello.js';
+import { VfioError, viewOf } from '../../uapi/index.js';
+import { FrameChannel, unexpected } from '../stream/frame-channel.js';
+import type { Frame } from '../stream/frame-parser.js';
+import { checkHello } from '../stream/hello.js';
+import { decodeHello, encodeHello, FrameType, type Hello } from '../stream/stream-format.js';
 import type { Interruption } from './interruption.js';
-import { decodeHello, encodeHello, FrameType, type Hello } from './stream-format.js';
 
 /**
  * The source's connection. It asks for the next answer beforehand, so that a destination that gives up is noticed in the middle of a pass.

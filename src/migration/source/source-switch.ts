@@ -1,9 +1,9 @@
-import { asVfioError } from '../uapi/index.js';
-import { unexpected } from './frame-channel.js';
-import type { Frame } from './frame-parser.js';
-import { encodeRecord, type OfferLink, type TakerWord } from './ownership/index.js';
+import { asVfioError } from '../../uapi/index.js';
+import { encodeRecord, type OfferLink, type TakerWord } from '../ownership/index.js';
+import { unexpected } from '../stream/frame-channel.js';
+import type { Frame } from '../stream/frame-parser.js';
+import { FrameType } from '../stream/stream-format.js';
 import type { SourceLink } from './source-link.js';
-import { FrameType } from './stream-format.js';
 
 /** The words of the switch as frames. @param onOffered called when the offer is on its way, and cannot be taken back */
 export function offerLinkOver(link: SourceLink, onOffered: () => void): OfferLink {

@@ -1,5 +1,5 @@
-import type { LostLog } from '../tracker/index.js';
-import type { VfioError } from '../uapi/index.js';
+import type { LostLog } from '../../tracker/index.js';
+import type { VfioError } from '../../uapi/index.js';
 
 /** Where a migration is. */
 export type MigrationPhase =
