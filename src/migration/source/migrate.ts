@@ -30,6 +30,9 @@ import { SourceLink } from './source-link.js';
 import { offerLinkOver } from './source-switch.js';
 import { verifyMemory } from './verify-memory.js';
 
+/** How long a lost link is waited for while the machine is stopped, milliseconds; longer where the downtime may be. */
+const SHORTEST_PATIENCE_MS = 1000;
+
 /** What {@link migrate} moves, and where to. */
 export interface MigrateOptions {
   /** The destination's migration port. */
@@ -169,7 +172,8 @@ class MigrationSource {
     const { memory, to, timeoutMs, ownership } = this.#options;
     await this.#devices.take();
     if (ownership !== undefined) this.#held = await this.#interruption.unlessInterrupted(requireOwnership(ownership));
-    const link = new SourceLink(to, timeoutMs, this.#interruption);
+    const onLinkEvent = (event: MigrationEvent) => this.#emit(event);
+    const link = new SourceLink({ to, timeoutMs, interruption: this.#interruption, onLinkEvent });
     this.#link = link;
     await link.connect();
     const theirs = await link.agree({
@@ -198,6 +202,7 @@ class MigrationSource {
       await this.#requireStillOwner();
       const stoppedAt = performance.now();
       this.#enter('stop-and-copy');
+      link.channel.patienceMs = this.#patienceWhileStoppedMs(link);
       await this.#devices.stop();
       await this.#collect(dirty);
       if (await this.#fits(link, dirty)) return stoppedAt;
@@ -238,9 +243,15 @@ class MigrationSource {
     return estimate <= this.#limits.downtimeLimitMs || estimate <= 2 * this.#report.estimatedDowntimeMs;
   }
 
+  /** Whoever waits for the machine waits for the link with it. */
+  #patienceWhileStoppedMs({ channel }: SourceLink): number {
+    return Math.min(channel.timeoutMs, Math.max(SHORTEST_PATIENCE_MS, 2 * this.#limits.downtimeLimitMs));
+  }
+
   async #runAgain({ channel }: SourceLink): Promise<void> {
     if (this.#passes.passes.length >= this.#limits.maxPasses) throw new NotConverged();
     await this.#devices.runAgain();
+    channel.patienceMs = channel.timeoutMs;
     await channel.send(FrameType.RESTART);
     this.#enter('pre-copy');
     await this.#devices.startPrecopy(channel);

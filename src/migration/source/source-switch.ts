@@ -10,7 +10,7 @@ export function offerLinkOver(link: SourceLink, onOffered: () => void): OfferLin
   return {
     async offer() {
       // A send that throws has written nothing. One that does not may arrive or not.
-      await link.channel.send(FrameType.GO);
+      await link.channel.sendDecisive(FrameType.GO);
       onOffered();
     },
     next: () => nextWord(link),
