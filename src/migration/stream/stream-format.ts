@@ -14,8 +14,8 @@ import { decodeRecord, encodeRecord, type OwnershipRecord, requireName } from '.
  * Worked example, the empty GO frame as the fourth of its direction: 44 4d 4c 47 · 06 00 · 00 00 · 00 00 00 00 · 03 00 00 00 ·
  * 00 00 00 00 (CRC-32 of nothing) · CRC-32 of those 20 bytes.
  *
- * Source to destination:  HELLO, { MEMORY… DEVICE_STATE… PASS [RESTART] }…, MEMORY…, DEVICE_STATE…, SWITCH, [VERIFY…], GO, [OWNER]
- * Destination to source:  HELLO, READY, [DIGEST…], [SETTLE], RESUMED
+ * Source to destination:  HELLO, { MEMORY… FLUSH DEVICE_STATE… PASS [RESTART] }…, MEMORY…, FLUSH, DEVICE_STATE…, SWITCH, [VERIFY…], GO, [OWNER]
+ * Destination to source:  HELLO, FLUSHED…, READY, [DIGEST…], [SETTLE], RESUMED
  * Either way, at any time: KEEP_ALIVE; and instead of anything: ABORT.
  */
 
@@ -28,7 +28,7 @@ export const BLOCK_SIZE = 1 << 20;
 /** Most extents in one MEMORY frame: as many as a block has pages of 4 KiB. */
 export const MAX_EXTENTS = BLOCK_SIZE / 4096;
 /** Most bytes of payload in any frame: a block with all its extents. */
-export const MAX_PAYLOAD = BLOCK_SIZE + 8 + MAX_EXTENTS * 16;
+export const MAX_PAYLOAD = BLOCK_SIZE + 16 + MAX_EXTENTS * 16;
 
 const MAGIC = 0x474c4d44;
 
@@ -36,7 +36,7 @@ const MAGIC = 0x474c4d44;
 export const FrameType = {
   /** JSON: {@link Hello}. */
   HELLO: 1,
-  /** Extents, then the guest memory that they name: see memory-block.ts. */
+  /** Guest memory and the extents that name it: see memory-block.ts. */
   MEMORY: 2,
   /** u32 index of the device, u32 0, then a part of its migration data. */
   DEVICE_STATE: 3,
@@ -46,9 +46,9 @@ export const FrameType = {
   SWITCH: 5,
   /** The machine is the destination's from here on; where there is an ownership record, as soon as the destination is in it. Empty. */
   GO: 6,
-  /** The destination has loaded everything. Empty. */
+  /** The destination has loaded everything. JSON: { loadMs }, or empty. */
   READY: 7,
-  /** The destination's devices run. Empty. */
+  /** The destination's devices run. JSON: { resumeMs }, or empty. */
   RESUMED: 8,
   /** The source asks for a digest of all memory. u32 kind: {@link DigestKind}. */
   VERIFY: 9,
@@ -64,6 +64,10 @@ export const FrameType = {
   SETTLE: 14,
   /** The ownership record names the destination. The record. */
   OWNER: 15,
+  /** The source asks for a sign that everything before this is in the destination's memory. Empty. */
+  FLUSH: 30,
+  /** It is. Empty. */
+  FLUSHED: 31,
 } as const;
 
 /** A {@link FrameType}'s number. */
@@ -221,6 +225,29 @@ export function decodeAbort(payload: Uint8Array): Abort {
     message: `the other end gave up: ${words}`,
   });
   return { error, mayRun: mayRun !== false };
+}
+
+/** How long the destination took, milliseconds: in READY for loading the devices' states, in RESUMED for starting them. */
+export interface Times {
+  loadMs?: number;
+  resumeMs?: number;
+}
+
+/** The payload of READY and RESUMED. */
+export function encodeTimes(times: Times): Uint8Array {
+  return new TextEncoder().encode(JSON.stringify(times));
+}
+
+/** Reverse of {@link encodeTimes}. Times are for the report alone: what is none, or negative, counts as not said. @throws VfioError EBADMSG */
+export function decodeTimes(payload: Uint8Array): Times {
+  if (payload.length === 0) return {};
+  const times = parseJson(payload) as Record<keyof Times, unknown>;
+  const said: Times = {};
+  for (const name of ['loadMs', 'resumeMs'] as const) {
+    const value = times[name];
+    if (typeof value === 'number' && Number.isFinite(value) && value >= 0) said[name] = value;
+  }
+  return said;
 }
 
 function parseJson(payload: Uint8Array): object {
