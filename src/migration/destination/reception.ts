@@ -15,6 +15,7 @@ import {
   DigestKind,
   decodeHello,
   encodeHello,
+  encodeTimes,
   FrameType,
   type Hello,
   STREAM_VERSION,
@@ -105,7 +106,8 @@ export class Reception {
       if (this.hasMachine && !this.#hasGo) await this.#devices.forget();
       throw failure;
     }
-    await this.#channel.send(FrameType.RESUMED).catch(() => {});
+    const { resumeMs } = this.#report;
+    await this.#channel.send(FrameType.RESUMED, encodeTimes({ resumeMs })).catch(() => {});
     await this.#channel.end();
     this.#channel.destroy();
     return { ...this.#report, stateBytes: this.#devices.stateBytes };
@@ -191,7 +193,7 @@ export class Reception {
     const startedAt = performance.now();
     await this.#devices.load();
     this.#report.loadMs = performance.now() - startedAt;
-    await this.#channel.send(FrameType.READY);
+    await this.#channel.send(FrameType.READY, encodeTimes({ loadMs: this.#report.loadMs }));
   }
 
   async #waitForGo(): Promise<void> {

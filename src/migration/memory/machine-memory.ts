@@ -11,6 +11,9 @@ export interface MemorySlot extends IovaRange {
 /** Bytes of a page in the migration stream. */
 export const PAGE_SIZE = 4096;
 
+/** From here on a piece may well be memory that nobody has used: reading it must not take pages for it. Bytes. */
+const LONG_PIECE = 64 * PAGE_SIZE;
+
 /**
  * All memory of a machine: ranges of IOVA, sorted, and the guest memory behind each. Pages are named by range and index, so that nothing
  * per page needs 64-bit arithmetic.
@@ -51,12 +54,19 @@ export class MachineMemory {
   /** Copies pages from `page` of a range into `into`, a whole number of pages. */
   read(range: number, page: number, into: Uint8Array): void {
     const { memory, offset } = this.slots[range]!;
-    memory.read(offset + page * PAGE_SIZE, into);
+    if (into.length < LONG_PIECE) memory.read(offset + page * PAGE_SIZE, into);
+    else memory.readSparsely(offset + page * PAGE_SIZE, into);
   }
 
   /** Copies whole pages to `page` of a range. */
   write(range: number, page: number, from: Uint8Array): void {
     const { memory, offset } = this.slots[range]!;
     memory.write(offset + page * PAGE_SIZE, from);
+  }
+
+  /** Makes pages zero. Those that are already are not touched. */
+  zero(range: number, page: number, pages: number): void {
+    const { memory, offset } = this.slots[range]!;
+    memory.zero(offset + page * PAGE_SIZE, pages * PAGE_SIZE);
   }
 }

@@ -1,5 +1,5 @@
 import type { MachineMemory } from '../memory/machine-memory.js';
-import { encodeMemoryBlock } from '../stream/memory-block.js';
+import { type Compression, MemoryEncoder } from '../stream/memory-encoder.js';
 import type { PageList } from '../stream/page-list.js';
 import { FrameType, MAX_PAYLOAD } from '../stream/stream-format.js';
 import type { MemoryLane } from './memory-lane.js';
@@ -7,11 +7,11 @@ import type { SourceLink } from './source-link.js';
 
 /** The lane that is the migration's own connection: what is sent on it later arrives later. */
 export class ControlLane implements MemoryLane {
-  readonly #memory: MachineMemory;
+  readonly #encoder: MemoryEncoder;
   readonly #link: SourceLink;
 
-  constructor(memory: MachineMemory, link: SourceLink) {
-    this.#memory = memory;
+  constructor(memory: MachineMemory, link: SourceLink, compression?: Compression) {
+    this.#encoder = new MemoryEncoder(memory, compression);
     this.#link = link;
   }
 
@@ -19,12 +19,18 @@ export class ControlLane implements MemoryLane {
     return this.#link.channel.bytesSent;
   }
 
+  get zeroPages(): number {
+    return this.#encoder.zeroPages;
+  }
+
   async send(list: PageList): Promise<void> {
     const { channel, peerFailure } = this.#link;
     if (peerFailure !== undefined) throw peerFailure;
-    await channel.sendFilled(FrameType.MEMORY, MAX_PAYLOAD, into => encodeMemoryBlock(this.#memory, list, into));
+    await channel.sendFilled(FrameType.MEMORY, MAX_PAYLOAD, into => this.#encoder.encode(list, into));
   }
 
-  /** Nothing to wait for: every later frame of the connection is behind what was sent. */
-  async flush(): Promise<void> {}
+  async flush(): Promise<void> {
+    this.#encoder.rest();
+    await this.#link.channel.flush();
+  }
 }

@@ -7,6 +7,8 @@ import type { PageList } from '../stream/page-list.js';
 export interface MemoryLane {
   /** Bytes sent so far, headers included. */
   readonly bytesSent: number;
+  /** Pages sent so far that were zero, and only named. */
+  readonly zeroPages: number;
   /**
    * Sends the pages of a list, as memory is when the lane reads it, which is before or after this is done. Done when the lane takes another
    * list; `list` is the caller's again then.

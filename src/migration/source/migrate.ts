@@ -1,6 +1,7 @@
 import { performance } from 'node:perf_hooks';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { DeviceHandle } from '../../device/index.js';
-import { DirtySet, LoggingSession, type Tracker, TrackerUnion } from '../../tracker/index.js';
+import { DirtySet, LoggingSession, type LostLog, type Tracker, TrackerUnion } from '../../tracker/index.js';
 import { asVfioError, VfioError, viewOf } from '../../uapi/index.js';
 import { type MachineMemory, PAGE_SIZE } from '../memory/machine-memory.js';
 import {
@@ -13,16 +14,29 @@ import {
   staleOwnership,
 } from '../ownership/index.js';
 import { unexpected } from '../stream/frame-channel.js';
-import { FrameType, STREAM_VERSION } from '../stream/stream-format.js';
+import type { Compression } from '../stream/memory-encoder.js';
+import { decodeTimes, FrameType, STREAM_VERSION } from '../stream/stream-format.js';
 import { ControlLane } from './control-lane.js';
-import { type ConvergenceLimits, decide, estimateDowntimeMs } from './convergence.js';
+import {
+  type ConvergenceHistory,
+  type ConvergenceLimits,
+  type Decision,
+  decide,
+  type OnStall,
+  type StopRule,
+} from './convergence.js';
+import { type Downtime, type DowntimeParts, DowntimeWatch, estimateDowntime } from './downtime.js';
+import { HotPages, withhold } from './hot-pages.js';
 import { Interruption } from './interruption.js';
+import type { MemoryLane } from './memory-lane.js';
+import { checkOptions } from './migrate-options.js';
 import {
   emptyReport,
   type MigrationEvent,
   type MigrationPhase,
   type MigrationReport,
   type PassReport,
+  PhaseLog,
 } from './migration-report.js';
 import { PassSender } from './pass-sender.js';
 import { SourceDevices } from './source-devices.js';
@@ -44,8 +58,25 @@ export interface MigrateOptions {
   trackers?: readonly Tracker[];
   /** Longest downtime wanted, milliseconds; default 300. */
   downtimeLimitMs?: number;
-  /** Most passes while the machine runs; default 30. */
+  /** Most passes while the machine runs; default 30, without limit for `onStall: 'wait'`. */
   maxPasses?: number;
+  /** Longest time from the call to the machine's stop, milliseconds; default: without limit. */
+  maxMs?: number;
+  /** Most bytes sent before the machine stops; default: without limit. */
+  maxBytes?: number;
+  /**
+   * What to do when the passes bring no progress: when the downtime to expect has not fallen by 10 % in three passes. `abort` (default): the
+   * machine stays. `stop`: it is stopped and moved, however long that takes; the same when a limit is reached. `wait`: go on until it fits or
+   * a limit is reached.
+   */
+  onStall?: OnStall;
+  /**
+   * Most bytes of memory per second, evenly; default: as fast as the link is. It holds for the last pass too, while the machine is stopped: what
+   * is expected of the downtime counts with it. States of devices are not held back.
+   */
+  bandwidth?: number;
+  /** Default `auto`: memory is compressed where measuring shows that it pays. */
+  compression?: Compression;
   /**
    * `abort`: compare digests of all memory at the switch, and stay at the source when they differ. `report`: compare, and only say so. Both
    * keep the machine stopped while hashing. Default `off`.
@@ -77,14 +108,21 @@ export interface MigrateOptions {
  * @throws VfioError EINVAL for wrong arguments
  */
 export async function migrate(options: MigrateOptions): Promise<MigrationReport> {
-  const { downtimeLimitMs = 300, maxPasses = 30 } = options;
-  if (!(downtimeLimitMs > 0)) throw badOption('downtimeLimitMs', downtimeLimitMs);
-  if (!(Number.isInteger(maxPasses) && maxPasses > 0)) throw badOption('maxPasses', maxPasses);
-  return new MigrationSource(options, { downtimeLimitMs, maxPasses }).run();
+  return new MigrationSource(options, checkOptions(options)).run();
 }
 
-/** The pass limit was reached: no failure, but no migration either. */
-class NotConverged extends Error {}
+/** A rule has ended the passes: no failure, but no migration either. */
+class NotConverged extends Error {
+  readonly stoppedBy: StopRule;
+
+  constructor({ stoppedBy, reason }: Exclude<Decision, { action: 'pass' }>) {
+    super(reason);
+    this.stoppedBy = stoppedBy;
+  }
+}
+
+/** Below that, moving state measures the requests and not the way, bytes. */
+const STATE_TO_MEASURE = 256 * 1024;
 
 class MigrationSource {
   readonly #options: MigrateOptions;
@@ -101,8 +139,20 @@ class MigrationSource {
   #destinationName = '';
   /** GO is on its way: the machine is the destination's, as far as is known. */
   #given = false;
+  readonly #phases = new PhaseLog();
+  readonly #watch = new DowntimeWatch();
+  readonly #estimatesMs: number[] = [];
+  #expected: Downtime | undefined;
+  #lane: MemoryLane | undefined;
+  #hot = new HotPages([]);
+  #dirtyPagesPerSecond = 0;
   #lastCollectAt = 0;
   #collectMs = 0;
+  #storeMs = 0;
+  #lastPauseMs: number | undefined;
+  #stateBytes = 0;
+  #stateBytesPerMs = 0;
+  #requestMs = 0;
 
   constructor(options: MigrateOptions, limits: ConvergenceLimits) {
     this.#options = options;
@@ -115,8 +165,9 @@ class MigrationSource {
           ({ features, target }) => new LoggingSession(features, { name: `DMA log of ${target}`, takeOver: true }),
         ),
     );
-    this.#passes = new PassSender(event => this.#emit(event));
+    this.#passes = new PassSender({ onEvent: event => this.#emit(event), bandwidth: options.bandwidth });
     this.#report.passes = this.#passes.passes;
+    this.#report.phases = this.#phases.phases;
   }
 
   async run(): Promise<MigrationReport> {
@@ -136,8 +187,13 @@ class MigrationSource {
     if (this.#report.outcome === 'moved') await this.#letGo();
     this.#devices.release();
     this.#report.stateBytes = this.#devices.stateBytes;
-    this.#report.totalMs = performance.now() - this.#startedAt;
+    this.#report.totalMs = this.#elapsedMs;
+    this.#phases.end(this.#report.totalMs);
     return this.#report;
+  }
+
+  get #elapsedMs(): number {
+    return performance.now() - this.#startedAt;
   }
 
   #giveUpBecauseAsked(): void {
@@ -149,29 +205,35 @@ class MigrationSource {
 
   async #move(): Promise<void> {
     const link = await this.#connect();
-    const dirty = new DirtySet(this.#options.memory.ranges, BigInt(PAGE_SIZE));
+    const { memory, compression } = this.#options;
+    this.#lane = new ControlLane(memory, link, compression);
+    const dirty = new DirtySet(memory.ranges, BigInt(PAGE_SIZE));
+    this.#hot = new HotPages(memory.ranges);
     this.#enter('pre-copy');
     await this.#tracker.start(dirty.ranges);
     this.#lastCollectAt = performance.now();
-    await this.#devices.startPrecopy(link.channel);
+    await this.#startPrecopy(link);
     dirty.markAll();
-    const stoppedAt = await this.#precopyUntilStopped(link, dirty);
+    await this.#precopyUntilStopped(link, dirty);
     await this.#lastPass(link, dirty);
-    await link.channel.send(FrameType.SWITCH);
-    await link.expect(FrameType.READY);
-    const readyAt = performance.now();
+    await this.#load(link);
     await this.#verify(link);
     this.#enter('switch');
-    const goAt = performance.now();
     await this.#switch(link);
-    this.#report.downtimeMs = readyAt - stoppedAt + (performance.now() - goAt);
+    const actual = this.#watch.downtime;
+    this.#report.downtimeMs = actual.totalMs;
+    this.#report.downtime = { estimated: this.#expected!, actual };
   }
 
   async #connect(): Promise<SourceLink> {
     this.#enter('connect');
     const { memory, to, timeoutMs, ownership } = this.#options;
     await this.#devices.take();
-    if (ownership !== undefined) this.#held = await this.#interruption.unlessInterrupted(requireOwnership(ownership));
+    if (ownership !== undefined) {
+      const askedAt = performance.now();
+      this.#held = await this.#interruption.unlessInterrupted(requireOwnership(ownership));
+      this.#storeMs = performance.now() - askedAt;
+    }
     const onLinkEvent = (event: MigrationEvent) => this.#emit(event);
     const link = new SourceLink({ to, timeoutMs, interruption: this.#interruption, onLinkEvent });
     this.#link = link;
@@ -188,45 +250,86 @@ class MigrationSource {
     return link;
   }
 
+  /** Devices give what state they can while they run, which also shows how fast state moves. */
+  async #startPrecopy({ channel }: SourceLink): Promise<void> {
+    const bytesBefore = this.#devices.stateBytes;
+    const startedAt = performance.now();
+    await this.#devices.startPrecopy(channel);
+    const bytes = this.#devices.stateBytes - bytesBefore;
+    if (bytes >= STATE_TO_MEASURE) this.#stateBytesPerMs = bytes / (performance.now() - startedAt);
+  }
+
   /**
-   * Passes while the machine runs, until the rest fits the downtime limit and the machine is stopped; the rest is then in `dirty`.
+   * Passes while the machine runs, until a rule ends them and the machine is stopped; the rest is then in `dirty`.
    *
    * The last reading of the logs, after the stop, may bring far more than was expected: a device that loses its log at that moment makes
    * everything dirty. Then the machine runs again, and the passes go on.
-   *
-   * @returns when the stop began
    */
-  async #precopyUntilStopped(link: SourceLink, dirty: DirtySet): Promise<number> {
+  async #precopyUntilStopped(link: SourceLink, dirty: DirtySet): Promise<void> {
     while (true) {
-      await this.#precopy(link, dirty);
+      const { stoppedBy, reason } = await this.#precopy(link, dirty);
       await this.#requireStillOwner();
-      const stoppedAt = performance.now();
-      this.#enter('stop-and-copy');
       link.channel.patienceMs = this.#patienceWhileStoppedMs(link);
-      await this.#devices.stop();
-      await this.#collect(dirty);
-      if (await this.#fits(link, dirty)) return stoppedAt;
+      await this.#stop(dirty);
+      this.#report.stoppedBy = stoppedBy;
+      this.#report.reason = reason;
+      if (stoppedBy !== 'fits' || this.#staysStopped(link, dirty)) return;
       await this.#runAgain(link);
     }
   }
 
-  /** Passes while the machine runs. Returns when the rest, which is then in `dirty`, fits the downtime limit. */
-  async #precopy(link: SourceLink, dirty: DirtySet): Promise<void> {
+  /** Passes while the machine runs. @returns why the machine is to be stopped; the rest is then in `dirty` */
+  async #precopy(link: SourceLink, dirty: DirtySet): Promise<{ stoppedBy: StopRule; reason: string }> {
     while (true) {
       const report = await this.#sendPass(link, dirty);
       await this.#collect(dirty);
-      const collectedAt = performance.now();
-      report.dirtyPages = dirty.count();
-      report.dirtyPagesPerSecond = (report.dirtyPages * 1000) / (collectedAt - this.#lastCollectAt);
-      this.#lastCollectAt = collectedAt;
-      const estimate = await this.#estimate(link, report.dirtyPages);
-      report.estimatedDowntimeMs = estimate;
-      this.#report.estimatedDowntimeMs = estimate;
-      this.#emit({ event: 'pass', ...report });
-      const decision = decide(estimate, this.#passes.passes.length, this.#limits);
-      if (decision === 'switch') return;
-      if (decision === 'give-up') throw new NotConverged();
+      await this.#askStateSize();
+      this.#expected = this.#estimate(link, dirty.count());
+      this.#estimatesMs.push(this.#expected.totalMs);
+      this.#tellPass(report, dirty, this.#expected);
+      const decision = decide(this.#history(dirty), this.#limits);
+      if (decision.action === 'give-up') throw new NotConverged(decision);
+      if (decision.action !== 'pass') return decision;
+      if (decision.afterMs > 0) await this.#interruption.unlessInterrupted(delay(decision.afterMs));
     }
+  }
+
+  /** A pass over what is dirty, but for the pages that change in every pass: they stay in `dirty`. */
+  async #sendPass(link: SourceLink, dirty: DirtySet): Promise<PassReport> {
+    const hot = this.#hot.pages;
+    // More of them than fit the downtime are no reason to wait.
+    const hotMs = hot.count() * this.#passes.msPerPage(link.roundTripMs);
+    if (hotMs > this.#limits.downtimeLimitMs / 2) this.#hot.forget();
+    withhold(dirty, hot);
+    const { maxMs, maxBytes } = this.#limits;
+    const mustEnd = () => this.#elapsedMs >= maxMs || this.#lane!.bytesSent >= maxBytes;
+    const report = await this.#passes.send(this.#lane!, dirty, mustEnd);
+    report.hotPages = hot.count();
+    dirty.or(hot);
+    await this.#endPass(link, report);
+    return report;
+  }
+
+  async #endPass({ channel }: SourceLink, report: PassReport): Promise<void> {
+    const number = new Uint8Array(4);
+    viewOf(number).setUint32(0, report.pass, true);
+    await channel.send(FrameType.PASS, number);
+    this.#report.pagesSent += report.pagesSent;
+    this.#report.zeroPages += report.zeroPages;
+    this.#report.bytesSent = this.#lane!.bytesSent;
+  }
+
+  #tellPass(report: PassReport, dirty: DirtySet, estimate: Downtime): void {
+    report.dirtyPages = dirty.count();
+    report.dirtyPagesPerSecond = this.#dirtyPagesPerSecond;
+    report.estimatedDowntimeMs = estimate.totalMs;
+    this.#report.estimatedDowntimeMs = estimate.totalMs;
+    this.#emit({ event: 'pass', ...report });
+  }
+
+  #history(dirty: DirtySet): ConvergenceHistory {
+    const bytesSent = this.#lane!.bytesSent;
+    return { estimatesMs: this.#estimatesMs, dirtyPages: dirty.count(), elapsedMs: this.#elapsedMs, bytesSent };
   }
 
   /** A store that cannot be reached now will not be reached at the switch either, and now the machine still runs. */
@@ -237,10 +340,16 @@ class MigrationSource {
     if (!isSameRecord(current, this.#held)) throw staleOwnership(ownership, current);
   }
 
-  /** Whether what is dirty now is near enough to what was expected. */
-  async #fits(link: SourceLink, dirty: DirtySet): Promise<boolean> {
-    const estimate = await this.#estimate(link, dirty.count());
-    return estimate <= this.#limits.downtimeLimitMs || estimate <= 2 * this.#report.estimatedDowntimeMs;
+  /** From here on the machine is down. */
+  async #stop(dirty: DirtySet): Promise<void> {
+    const stoppedAt = performance.now();
+    this.#watch.start(stoppedAt);
+    this.#enter('stop-and-copy');
+    await this.#devices.stop();
+    this.#lap('pauseMs');
+    this.#lastPauseMs = performance.now() - stoppedAt;
+    await this.#collect(dirty);
+    this.#lap('logMs');
   }
 
   /** Whoever waits for the machine waits for the link with it. */
@@ -248,47 +357,92 @@ class MigrationSource {
     return Math.min(channel.timeoutMs, Math.max(SHORTEST_PATIENCE_MS, 2 * this.#limits.downtimeLimitMs));
   }
 
-  async #runAgain({ channel }: SourceLink): Promise<void> {
-    if (this.#passes.passes.length >= this.#limits.maxPasses) throw new NotConverged();
+  /**
+   * Whether what is dirty now is near enough to what was expected, or there is no more time for another try.
+   * @throws NotConverged when there is none, and the machine is to stay
+   */
+  #staysStopped(link: SourceLink, dirty: DirtySet): boolean {
+    const estimateMs = this.#estimate(link, dirty.count()).totalMs;
+    if (estimateMs <= Math.max(this.#limits.downtimeLimitMs, 2 * this.#expected!.totalMs)) return true;
+    this.#estimatesMs.splice(-1, 1, estimateMs);
+    const decision = decide(this.#history(dirty), this.#limits);
+    if (decision.action === 'give-up') throw new NotConverged(decision);
+    if (decision.action === 'pass') return false;
+    this.#report.stoppedBy = decision.stoppedBy;
+    this.#report.reason = decision.reason;
+    return true;
+  }
+
+  async #runAgain(link: SourceLink): Promise<void> {
     await this.#devices.runAgain();
-    channel.patienceMs = channel.timeoutMs;
-    await channel.send(FrameType.RESTART);
+    link.channel.patienceMs = link.channel.timeoutMs;
+    await link.channel.send(FrameType.RESTART);
     this.#enter('pre-copy');
-    await this.#devices.startPrecopy(channel);
+    await this.#startPrecopy(link);
   }
 
-  async #estimate({ roundTripMs }: SourceLink, dirtyPages: number): Promise<number> {
-    const stateBytes = await this.#devices.expectedStateBytes();
-    // Two round trips, SWITCH to READY and GO to RESUMED, in each of which the destination asks its devices as for HELLO; and the logs once more.
-    const fixedMs = roundTripMs * 2 + this.#collectMs;
-    const { bytesPerSecond } = this.#passes;
-    return estimateDowntimeMs({ dirtyBytes: dirtyPages * PAGE_SIZE, stateBytes, bytesPerSecond, fixedMs });
+  /** Asking shows also how long the devices take to answer. */
+  async #askStateSize(): Promise<void> {
+    const askedAt = performance.now();
+    this.#stateBytes = await this.#devices.expectedStateBytes();
+    this.#requestMs = performance.now() - askedAt;
   }
 
+  #estimate({ roundTripMs }: SourceLink, dirtyPages: number): Downtime {
+    const msPerPage = this.#passes.msPerPage(roundTripMs);
+    return estimateDowntime({
+      dirtyPages,
+      dirtyPagesPerSecond: this.#dirtyPagesPerSecond,
+      msPerPage,
+      stateBytes: this.#stateBytes,
+      stateBytesPerMs: this.#stateBytesPerMs || PAGE_SIZE / msPerPage,
+      requestMs: this.#requestMs,
+      lastPauseMs: this.#lastPauseMs,
+      logMs: this.#collectMs,
+      roundTripMs,
+      storeMs: this.#storeMs,
+    });
+  }
+
+  /** Reads the logs into `dirty`, and learns which pages change all the time, and how fast. */
   async #collect(dirty: DirtySet): Promise<void> {
+    const { fresh } = this.#hot;
     const startedAt = performance.now();
-    const lost = await this.#tracker.collect(dirty);
-    this.#collectMs = performance.now() - startedAt;
+    try {
+      this.#lostLogs(await this.#tracker.collect(fresh));
+    } finally {
+      dirty.or(fresh);
+    }
+    const now = performance.now();
+    this.#collectMs = now - startedAt;
+    this.#dirtyPagesPerSecond = (fresh.count() * 1000) / Math.max(now - this.#lastCollectAt, 1);
+    this.#lastCollectAt = now;
+    this.#hot.learn();
+  }
+
+  #lostLogs(lost: readonly LostLog[]): void {
     for (const entry of lost) this.#emit({ event: 'log-lost', ...entry });
     this.#report.lostLogs.push(...lost);
   }
 
   /** What was left, and what the devices wrote until they stopped; then their states. */
   async #lastPass(link: SourceLink, dirty: DirtySet): Promise<void> {
-    const report = await this.#sendPass(link, dirty);
+    const report = await this.#passes.send(this.#lane!, dirty);
+    await this.#endPass(link, report);
     this.#emit({ event: 'pass', ...report });
+    this.#lap('memoryMs');
     await this.#devices.sendStates(link.channel);
+    this.#lap('stateMs');
   }
 
-  async #sendPass(link: SourceLink, dirty: DirtySet): Promise<PassReport> {
-    const { memory } = this.#options;
-    const report = await this.#passes.send(new ControlLane(memory, link), dirty);
-    const number = new Uint8Array(4);
-    viewOf(number).setUint32(0, report.pass, true);
-    await link.channel.send(FrameType.PASS, number);
-    this.#report.pagesSent += report.pagesSent;
-    this.#report.bytesSent = link.channel.bytesSent;
-    return report;
+  async #load(link: SourceLink): Promise<void> {
+    await link.channel.send(FrameType.SWITCH);
+    const { loadMs = 0 } = decodeTimes(await link.expect(FrameType.READY));
+    this.#watch.lapElsewhere('loadMs', loadMs, performance.now());
+  }
+
+  #lap(part: keyof DowntimeParts): void {
+    this.#watch.lap(part, performance.now());
   }
 
   async #verify(link: SourceLink): Promise<void> {
@@ -309,18 +463,30 @@ class MigrationSource {
   async #switch(link: SourceLink): Promise<void> {
     // What the destination has said meanwhile must be heard first: it may have given up.
     await link.throwIfPeerFailed();
-    const words = offerLinkOver(link, () => {
-      this.#given = true;
-      this.#report.runningAt = 'unknown';
+    let resumeMs = 0;
+    this.#watch.skip(performance.now());
+    const words = offerLinkOver(link, {
+      onOffered: () => {
+        this.#given = true;
+        this.#report.runningAt = 'unknown';
+      },
+      onResumed: times => {
+        resumeMs = times.resumeMs ?? 0;
+      },
     });
-    if (this.#held !== undefined) return this.#switchByRecord(link, words);
+    await this.#offer(link, words);
+    this.#watch.lapElsewhere('resumeMs', resumeMs, performance.now());
+  }
+
+  async #offer(link: SourceLink, words: OfferLink): Promise<void> {
+    if (this.#held !== undefined) return this.#offerByRecord(link, words);
     await words.offer();
     const answer = await words.next();
     if (answer.word === 'refused') throw answer.error;
     if (answer.word !== 'taken') throw unexpected(FrameType.SETTLE, 'RESUMED');
   }
 
-  async #switchByRecord(link: SourceLink, words: OfferLink): Promise<void> {
+  async #offerByRecord(link: SourceLink, words: OfferLink): Promise<void> {
     const { ownership, signal } = this.#options;
     const offer = { ownership: ownership!, held: this.#held!, to: this.#destinationName, link: words, signal };
     const result = await offerMachine(offer);
@@ -348,7 +514,10 @@ class MigrationSource {
     const failed = !(cause instanceof NotConverged);
     report.outcome = failed ? 'failed' : 'not-converged';
     report.error = failed ? asVfioError(this.#causeOf(cause), 'migrate') : undefined;
-    const word = report.error ?? new VfioError('ETIMEDOUT', { operation: 'migrate', message: 'it did not converge' });
+    if (cause instanceof NotConverged) report.stoppedBy = cause.stoppedBy;
+    report.reason = report.error?.message ?? (cause as NotConverged).message;
+    const message = `it did not converge: ${report.reason}`;
+    const word = report.error ?? new VfioError('ETIMEDOUT', { operation: 'migrate', message });
     const channel = this.#link?.channel;
     channel?.giveUp(word);
     if (this.#held === undefined && channel?.peerAbort?.mayRun === false) this.#given = false;
@@ -367,6 +536,7 @@ class MigrationSource {
 
   #enter(phase: MigrationPhase): void {
     this.#report.phase = phase;
+    this.#phases.enter(phase, this.#elapsedMs);
     this.#emit({ event: 'phase', phase });
   }
 
@@ -381,8 +551,4 @@ async function settle(work: () => Promise<void>): Promise<void> {
   } catch {
     // There is nobody left to tell, and nothing that could still be done.
   }
-}
-
-function badOption(field: string, value: unknown): VfioError {
-  return new VfioError('EINVAL', { operation: 'migrate', field, message: `${value}` });
 }

@@ -1,25 +1,37 @@
 import { performance } from 'node:perf_hooks';
-import { RunCursor } from '../../bitmap/index.js';
+import { clearRange, RunCursor } from '../../bitmap/index.js';
 import type { DirtySet } from '../../tracker/index.js';
 import { PAGE_SIZE } from '../memory/machine-memory.js';
 import { PageList } from '../stream/page-list.js';
 import type { MemoryLane } from './memory-lane.js';
 import type { MigrationEvent, PassReport } from './migration-report.js';
+import { RateLimit } from './rate-limit.js';
 
 /** How often progress is told, milliseconds. */
 const PROGRESS_MS = 50;
 /** A pass of fewer pages measures the clock, not the link. */
-const PAGES_TO_MEASURE = 1024;
+const PAGES_TO_MEASURE = 256;
+/** Passes that say how fast pages move. */
+const PASSES_TO_MEASURE = 3;
+
+/** What a {@link PassSender} needs. */
+export interface PassSenderOptions {
+  onEvent: (event: MigrationEvent) => void;
+  /** Bytes per second; `undefined`: as fast as the link is. */
+  bandwidth?: number | undefined;
+}
 
 /** Sends memory, pass by pass. */
 export class PassSender {
-  readonly #list = new PageList();
+  readonly #limit: RateLimit;
+  readonly #list: PageList;
   readonly #onEvent: (event: MigrationEvent) => void;
   readonly #passes: PassReport[] = [];
-  #bytesPerSecond = 0;
 
-  constructor(onEvent: (event: MigrationEvent) => void) {
+  constructor({ onEvent, bandwidth }: PassSenderOptions) {
     this.#onEvent = onEvent;
+    this.#limit = new RateLimit(bandwidth);
+    this.#list = new PageList(this.#limit.pagesPerBlock);
   }
 
   /** Every pass so far, in order. */
@@ -27,35 +39,64 @@ export class PassSender {
     return this.#passes;
   }
 
-  /** What the link moved lately, headers included; 0 before the first pass. */
-  get bytesPerSecond(): number {
-    return this.#bytesPerSecond;
+  /** Milliseconds that a page took lately until it was at the other end, a round trip a pass left out. 0 before the first pass. */
+  msPerPage(roundTripMs: number): number {
+    const [first, ...others] = this.#passes;
+    const scattered = others.filter(({ pagesSent }) => pagesSent >= PAGES_TO_MEASURE).slice(-PASSES_TO_MEASURE);
+    const measured = scattered.length > 0 || first === undefined ? scattered : [first];
+    let pages = 0;
+    let durationMs = 0;
+    for (const pass of measured) {
+      pages += pass.pagesSent;
+      durationMs += Math.max(pass.durationMs - roundTripMs, pass.durationMs / 2);
+    }
+    return durationMs / Math.max(pages, 1);
   }
 
-  /** Sends the pages of `dirty`, and leaves it clean. */
-  async send(lane: MemoryLane, dirty: DirtySet): Promise<PassReport> {
-    const pass = this.#passes.length;
-    const bytesBefore = lane.bytesSent;
-    const progress = new PassProgress(pass, dirty.count(), performance.now());
-    for (const [index, range] of dirty.ranges.entries()) {
-      const cursor = new RunCursor(range.bitmap, 0, range.pages);
+  /**
+   * Sends the pages of `dirty` and takes them out of it, until all are at the other end.
+   * @param mustEnd asked after every block: `true` ends the pass before its time, with the rest still in `dirty`
+   */
+  async send(lane: MemoryLane, dirty: DirtySet, mustEnd: () => boolean = () => false): Promise<PassReport> {
+    const before = { bytes: lane.bytesSent, zeroPages: lane.zeroPages };
+    const progress = new PassProgress(this.#passes.length, dirty.count(), performance.now());
+    await this.#sendPages(lane, dirty, progress, mustEnd);
+    await lane.flush();
+    const report: PassReport = {
+      pass: progress.pass,
+      pagesSent: progress.pagesSent,
+      zeroPages: lane.zeroPages - before.zeroPages,
+      bytesSent: lane.bytesSent - before.bytes,
+      durationMs: performance.now() - progress.startedAt,
+      hotPages: 0,
+      dirtyPages: 0,
+      dirtyPagesPerSecond: 0,
+      estimatedDowntimeMs: undefined,
+    };
+    this.#passes.push(report);
+    return report;
+  }
+
+  async #sendPages(lane: MemoryLane, dirty: DirtySet, progress: PassProgress, mustEnd: () => boolean): Promise<void> {
+    for (const [index, { bitmap, pages }] of dirty.ranges.entries()) {
+      const cursor = new RunCursor(bitmap, 0, pages);
       while (cursor.next()) {
         for (let page = cursor.start; page < cursor.end; ) {
           page += this.#list.add(index, page, cursor.end - page);
-          if (this.#list.full) await this.#sendList(lane, progress);
+          if (!this.#list.full) continue;
+          await this.#sendList(lane, dirty, progress);
+          if (mustEnd()) return;
         }
       }
     }
-    if (this.#list.pages > 0) await this.#sendList(lane, progress);
-    await lane.flush();
-    dirty.clear();
-    return this.#finish(progress, lane.bytesSent - bytesBefore);
+    if (this.#list.pages > 0) await this.#sendList(lane, dirty, progress);
   }
 
-  async #sendList(lane: MemoryLane, progress: PassProgress): Promise<void> {
+  async #sendList(lane: MemoryLane, dirty: DirtySet, progress: PassProgress): Promise<void> {
     await lane.send(this.#list);
     progress.pagesSent += this.#list.pages;
-    this.#list.clear();
+    this.#forget(dirty);
+    await this.#limit.pace(lane.bytesSent);
     const now = performance.now();
     if (now - progress.toldAt < PROGRESS_MS) return;
     progress.toldAt = now;
@@ -71,22 +112,14 @@ export class PassSender {
     });
   }
 
-  #finish({ pass, pagesSent, startedAt }: PassProgress, bytesSent: number): PassReport {
-    const durationMs = performance.now() - startedAt;
-    if (pagesSent >= PAGES_TO_MEASURE || this.#bytesPerSecond === 0) {
-      this.#bytesPerSecond = (Math.max(bytesSent, 1) * 1000) / durationMs;
+  /** What was sent is not dirty any more. */
+  #forget(dirty: DirtySet): void {
+    const { ranges, firstPages, pageCounts, extents } = this.#list;
+    for (let index = 0; index < extents; index++) {
+      const first = firstPages[index]!;
+      clearRange(dirty.ranges[ranges[index]!]!.bitmap, first, first + pageCounts[index]!);
     }
-    const report: PassReport = {
-      pass,
-      pagesSent,
-      bytesSent,
-      durationMs,
-      dirtyPages: 0,
-      dirtyPagesPerSecond: 0,
-      estimatedDowntimeMs: undefined,
-    };
-    this.#passes.push(report);
-    return report;
+    this.#list.clear();
   }
 }
 

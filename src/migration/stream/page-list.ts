@@ -7,8 +7,14 @@ export class PageList {
   readonly ranges = new Uint32Array(MAX_EXTENTS);
   readonly firstPages = new Float64Array(MAX_EXTENTS);
   readonly pageCounts = new Uint32Array(MAX_EXTENTS);
+  readonly #most: number;
   #extents = 0;
   #pages = 0;
+
+  /** @param most pages that it takes, at most a block's; fewer make a slow link move more evenly */
+  constructor(most: number = BLOCK_SIZE / PAGE_SIZE) {
+    this.#most = Math.max(1, Math.min(most, BLOCK_SIZE / PAGE_SIZE));
+  }
 
   /** Extents collected. */
   get extents(): number {
@@ -22,12 +28,12 @@ export class PageList {
 
   /** Whether nothing more fits. */
   get full(): boolean {
-    return this.#pages === BLOCK_SIZE / PAGE_SIZE;
+    return this.#pages === this.#most;
   }
 
   /** Takes as many of `pages` pages as fit; returns how many. */
   add(range: number, firstPage: number, pages: number): number {
-    const taken = Math.min(pages, BLOCK_SIZE / PAGE_SIZE - this.#pages);
+    const taken = Math.min(pages, this.#most - this.#pages);
     if (taken === 0) return 0;
     this.ranges[this.#extents] = range;
     this.firstPages[this.#extents] = firstPage;

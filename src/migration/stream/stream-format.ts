@@ -30,7 +30,7 @@ export const BLOCK_SIZE = 1 << 20;
 /** Most extents in one MEMORY frame: as many as a block has pages of 4 KiB. */
 export const MAX_EXTENTS = BLOCK_SIZE / 4096;
 /** Most bytes of payload in any frame: a block with all its extents. */
-export const MAX_PAYLOAD = BLOCK_SIZE + 8 + MAX_EXTENTS * 16;
+export const MAX_PAYLOAD = BLOCK_SIZE + 16 + MAX_EXTENTS * 16;
 /** Most bytes of payload in a frame without a sequence. */
 export const MAX_CONTROL_PAYLOAD = 16 * 1024;
 
@@ -40,7 +40,7 @@ const MAGIC = 0x474c4d44;
 export const FrameType = {
   /** JSON: {@link Hello}. */
   HELLO: 1,
-  /** Extents, then the guest memory that they name: see memory-block.ts. */
+  /** Guest memory and the extents that name it: see memory-block.ts. */
   MEMORY: 2,
   /** u32 index of the device, u32 0, then a part of its migration data. */
   DEVICE_STATE: 3,
@@ -50,9 +50,9 @@ export const FrameType = {
   SWITCH: 5,
   /** The machine is the destination's from here on; where there is an ownership record, as soon as the destination is in it. Empty. */
   GO: 6,
-  /** The destination has loaded everything. Empty. */
+  /** The destination has loaded everything. JSON: { loadMs }, or empty. */
   READY: 7,
-  /** The destination's devices run. Empty. */
+  /** The destination's devices run. JSON: { resumeMs }, or empty. */
   RESUMED: 8,
   /** The source asks for a digest of all memory. u32 kind: {@link DigestKind}. */
   VERIFY: 9,
@@ -276,6 +276,29 @@ export function decodeAbort(payload: Uint8Array): Abort {
     message: `the other end gave up: ${words}`,
   });
   return { error, mayRun: mayRun !== false };
+}
+
+/** How long the destination took, milliseconds: in READY for loading the devices' states, in RESUMED for starting them. */
+export interface Times {
+  loadMs?: number;
+  resumeMs?: number;
+}
+
+/** The payload of READY and RESUMED. */
+export function encodeTimes(times: Times): Uint8Array {
+  return new TextEncoder().encode(JSON.stringify(times));
+}
+
+/** Reverse of {@link encodeTimes}. Times are for the report alone: what is none, or negative, counts as not said. @throws VfioError EBADMSG */
+export function decodeTimes(payload: Uint8Array): Times {
+  if (payload.length === 0) return {};
+  const times = parseJson(payload) as Record<keyof Times, unknown>;
+  const said: Times = {};
+  for (const name of ['loadMs', 'resumeMs'] as const) {
+    const value = times[name];
+    if (typeof value === 'number' && Number.isFinite(value) && value >= 0) said[name] = value;
+  }
+  return said;
 }
 
 function parseJson(payload: Uint8Array): object {

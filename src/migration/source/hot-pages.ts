@@ -1,0 +1,63 @@
+import { DirtySet } from '../../tracker/index.js';
+import type { IovaRange } from '../../uapi/index.js';
+import { PAGE_SIZE } from '../memory/machine-memory.js';
+
+/*
+ * Pages that were dirty in each of the last two collections: sending them now is likely in vain, so they wait for the end. A page that was
+ * left, and was not written again since, goes with the next pass.
+ *
+ * Worked example: pages 1 and 2 are dirty, then 2 and 3, then 3. After the second collection 2 waits, and 1 (still unsent) and 3 are sent; after
+ * the third 3 waits, and 2 is sent.
+ */
+
+/** Which pages change in every pass. */
+export class HotPages {
+  readonly #hot: DirtySet;
+  #last: DirtySet;
+  #fresh: DirtySet;
+
+  /** @param ranges the machine's memory */
+  constructor(ranges: readonly IovaRange[]) {
+    const make = () => new DirtySet(ranges, BigInt(PAGE_SIZE));
+    this.#hot = make();
+    this.#last = make();
+    this.#fresh = make();
+  }
+
+  /** Pages to leave for the end. */
+  get pages(): DirtySet {
+    return this.#hot;
+  }
+
+  /** An empty set for the next collection; give it back by {@link HotPages.learn}. */
+  get fresh(): DirtySet {
+    this.#fresh.clear();
+    return this.#fresh;
+  }
+
+  /** What the collection has found in {@link HotPages.fresh} counts. */
+  learn(): void {
+    for (const [index, { bitmap }] of this.#hot.ranges.entries()) {
+      const last = this.#last.ranges[index]!.bitmap;
+      const fresh = this.#fresh.ranges[index]!.bitmap;
+      for (let word = 0; word < bitmap.length; word++) bitmap[word] = last[word]! & fresh[word]!;
+    }
+    [this.#last, this.#fresh] = [this.#fresh, this.#last];
+  }
+
+  /** None waits: all are too many. */
+  forget(): void {
+    this.#hot.clear();
+  }
+}
+
+/** Takes pages out of a set. @returns those that were in it, for {@link DirtySet.or} afterwards */
+export function withhold(from: DirtySet, pages: DirtySet): void {
+  for (const [index, { bitmap }] of from.ranges.entries()) {
+    const out = pages.ranges[index]!.bitmap;
+    for (let word = 0; word < bitmap.length; word++) {
+      out[word]! &= bitmap[word]!;
+      bitmap[word]! &= ~out[word]!;
+    }
+  }
+}
