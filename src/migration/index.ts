@@ -12,6 +12,7 @@ export * from './source/hot-pages.js';
 export type * from './source/memory-lane.js';
 export * from './source/migrate.js';
 export type * from './source/migration-report.js';
+export type { PassOptions } from './source/pass-options.js';
 export * from './source/rate-limit.js';
 export * from './stream/compression-choice.js';
 export * from './stream/frame-channel.js';

@@ -1,9 +1,13 @@
+import { randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
 import { GuestMemory } from '../../src/memory/index.js';
 import {
   applyMemoryBlock,
   BLOCK_SIZE,
+  compressMemoryBlock,
+  contentPagesOf,
   encodeMemoryBlock,
   MAX_PAYLOAD,
   MachineMemory,
@@ -49,27 +53,93 @@ function encoded(memory: MachineMemory, list: PageList): Uint8Array {
   return into.slice(0, encodeMemoryBlock(memory, list, into));
 }
 
+function compressed(memory: MachineMemory, list: PageList): Uint8Array {
+  const payload = encoded(memory, list);
+  return payload.subarray(0, compressMemoryBlock(payload));
+}
+
+function contentOf(memory: MachineMemory): Buffer {
+  const content = Buffer.alloc(32 * 4096);
+  memory.read(0, 0, content.subarray(0, PAGES[0]! * 4096));
+  memory.read(1, 0, content.subarray(PAGES[0]! * 4096));
+  return content;
+}
+
+function errnoOf(work: () => unknown): string {
+  try {
+    work();
+  } catch (error) {
+    return (error as VfioError).errno;
+  }
+  return 'none';
+}
+
+/** Kilobytes of memory files that this process has pages for. */
+function residentShared(): number {
+  return Number(/RssShmem:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))![1]);
+}
+
 describe('a block of memory', () => {
-  it('brings exactly the pages that were added', () => {
-    const source = machine(page => page + 1);
+  it.each([
+    ['as it is', encoded],
+    ['compressed', compressed],
+  ])('brings exactly the pages that were added, zeros or not, %s', (_, encode) => {
+    const source = machine(page => (page % 3 === 0 ? 0 : page + 1));
     const destination = machine(() => 0);
     fc.assert(
-      fc.property(fc.array(extent, { maxLength: 12 }), extents => {
-        for (const [range, pages] of PAGES.entries()) destination.write(range, 0, new Uint8Array(pages * 4096));
+      fc.property(fc.array(extent, { maxLength: 12 }), fc.nat(255), (extents, before) => {
+        for (const [range, pages] of PAGES.entries())
+          destination.write(range, 0, new Uint8Array(pages * 4096).fill(before));
         const list = new PageList();
-        const expected = [new Array<number>(PAGES[0]!).fill(0), new Array<number>(PAGES[1]!).fill(0)];
+        const expected = PAGES.map(pages => new Array<number>(pages).fill(before));
         for (const { range, first, pages } of extents) {
           expect(list.add(range, first, pages)).toBe(pages);
           for (let page = first; page < first + pages; page++) expected[range]![page] = pageOf(source, range, page);
         }
-        const payload = encoded(source, list);
-        expect(applyMemoryBlock(destination, payload)).toBe(extents.reduce((sum, { pages }) => sum + pages, 0));
+        const payload = encode(source, list);
+        expect(applyMemoryBlock(destination, payload)).toBe(list.pages);
+        expect(contentPagesOf(payload)).toBeLessThanOrEqual(list.pages);
         for (const range of [0, 1]) {
           expect(expected[range]!.map((_, page) => pageOf(destination, range, page))).toEqual(expected[range]);
         }
       }),
       { numRuns: 300 },
     );
+  });
+
+  it('names zero pages without their bytes, and tells them from pages that only begin with zeros', () => {
+    const source = machine(() => 0);
+    source.write(0, 5, new Uint8Array(4096).fill(1, 4095));
+    const list = new PageList();
+    list.add(0, 0, 24);
+    const payload = encoded(source, list);
+    expect(contentPagesOf(payload)).toBe(1);
+    expect(payload).toHaveLength(16 + 4096 + 3 * 16);
+    const destination = machine(() => 9);
+    applyMemoryBlock(destination, payload);
+    expect(
+      contentOf(destination)
+        .subarray(0, 24 * 4096)
+        .equals(contentOf(source).subarray(0, 24 * 4096)),
+    ).toBe(true);
+  });
+
+  it('takes no memory for pages that nobody has used, at neither end', () => {
+    const pages = 2048;
+    const blank = () => {
+      const memory = GuestMemory.create(pages * 4096);
+      made.push(memory);
+      return new MachineMemory([{ iova: 0n, length: BigInt(pages) * 4096n, memory }]);
+    };
+    const [source, destination] = [blank(), blank()];
+    const before = residentShared();
+    const list = new PageList();
+    for (let page = 0; page < pages; ) {
+      page += list.add(0, page, pages - page);
+      applyMemoryBlock(destination, encoded(source, list));
+      list.clear();
+    }
+    expect(residentShared() - before).toBeLessThan(pages * 4 * 0.1);
   });
 
   it('takes a block and no page more', () => {
@@ -82,29 +152,96 @@ describe('a block of memory', () => {
   });
 
   it('is refused, and writes nothing, when a number in it is wrong', () => {
-    const source = machine(() => 1);
+    const source = machine(page => (page === 12 ? 0 : 1));
     const list = new PageList();
     list.add(0, 3, 2);
+    list.add(0, 4, 1);
     list.add(1, 0, 1);
-    const good = encoded(source, list);
-    const destination = machine(() => 0);
-    const broken: [string, (view: DataView) => void][] = [
-      ['more extents than there are', view => view.setUint32(0, 3, true)],
+    const plain = encoded(source, list);
+    const small = compressed(source, list);
+    expect(small.length).toBeLessThan(plain.length / 4);
+    const broken: [string, (view: DataView, table: number) => void][] = [
+      ['more extents than there are', view => view.setUint32(0, 5, true)],
+      ['fewer extents than there are', view => view.setUint32(0, 1, true)],
       ['extents beyond the limit', view => view.setUint32(0, 0xffffffff, true)],
-      ['a range that does not exist', view => view.setUint32(24, 2, true)],
-      ['pages beyond the range', view => view.setUint32(28, 9, true)],
-      ['a first page beyond the range', view => view.setUint32(36, 1, true)],
-      ['fewer pages than bytes', view => view.setUint32(12, 1, true)],
+      ['more content than there is', view => view.setUint32(4, 5, true)],
+      ['less content than there is', view => view.setUint32(4, 1, true)],
+      ['an encoding that does not exist', view => view.setUint32(8, 2, true)],
+      ['the other encoding', view => view.setUint32(8, 1 - view.getUint32(8, true), true)],
+      ['a last word that is not 0', view => view.setUint32(12, 1, true)],
+      ['a range that does not exist', (view, table) => view.setUint32(table, 2, true)],
+      ['pages beyond the range', (view, table) => view.setUint32(table + 4, 22, true)],
+      ['a first page beyond the range', (view, table) => view.setUint32(table + 12, 1, true)],
+      ['fewer pages than bytes', (view, table) => view.setUint32(table + 4, 0, true)],
+      ['zeros where there is content', (view, table) => view.setUint32(table + 4, 2 ** 31 + 2, true)],
     ];
-    for (const [name, breakIt] of broken) {
-      const payload = good.slice();
-      breakIt(viewOf(payload));
-      expect(() => applyMemoryBlock(destination, payload), name).toThrow('EBADMSG');
+    for (const good of [plain, small]) {
+      const destination = machine(() => 7);
+      const before = contentOf(destination);
+      for (const [name, breakIt] of broken) {
+        const payload = good.slice();
+        breakIt(viewOf(payload), payload.length - 16 * viewOf(payload).getUint32(0, true));
+        expect(
+          errnoOf(() => applyMemoryBlock(destination, payload)),
+          name,
+        ).toBe('EBADMSG');
+      }
+      for (let size = 0; size < good.length; size += size < 64 || good === small ? 1 : 1000) {
+        expect(
+          errnoOf(() => applyMemoryBlock(destination, good.subarray(0, size))),
+          `${size} bytes`,
+        ).toBe('EBADMSG');
+      }
+      expect(contentOf(destination).equals(before)).toBe(true);
+      applyMemoryBlock(destination, good);
+      expect(contentOf(destination).equals(before)).toBe(false);
     }
-    for (let size = 0; size < good.length; size += size < 64 ? 1 : 1000) {
-      expect(() => applyMemoryBlock(destination, good.subarray(0, size)), `${size} bytes`).toThrow('EBADMSG');
+  });
+
+  it('does nothing but refuse when it is any other bytes', () => {
+    const source = machine(page => page);
+    const list = new PageList();
+    list.add(0, 0, 24);
+    const good = compressed(source, list);
+    fc.assert(
+      fc.property(
+        fc.array(fc.record({ at: fc.nat(good.length - 1), value: fc.nat(255) }), { minLength: 1, maxLength: 6 }),
+        changes => {
+          const payload = good.slice();
+          for (const { at, value } of changes) payload[at] = value;
+          const destination = machine(() => 0);
+          expect(['none', 'EBADMSG']).toContain(errnoOf(() => applyMemoryBlock(destination, payload)));
+          for (const memory of made.splice(1)) memory.close();
+        },
+      ),
+      { numRuns: 200 },
+    );
+  });
+
+  it('is refused before anything is unpacked when the pages in it say that they are larger', () => {
+    const source = machine(() => 1);
+    const list = new PageList();
+    list.add(0, 0, 24);
+    const payload = compressed(source, list).slice();
+    viewOf(payload).setUint32(16, 0xffffffff, true);
+    let message = '';
+    try {
+      applyMemoryBlock(
+        machine(() => 0),
+        payload,
+      );
+    } catch (error) {
+      message = (error as VfioError).message;
     }
-    expect(pageOf(destination, 0, 3)).toBe(0);
+    expect(message).toMatch(/4294967295 bytes, 98304 are due/);
+  });
+
+  it('stays as it is when compressing saves nothing', () => {
+    const source = machine(() => 0);
+    source.write(0, 0, randomBytes(4096));
+    const list = new PageList();
+    list.add(0, 0, 2);
+    expect(Buffer.from(compressed(source, list)).equals(Buffer.from(encoded(source, list)))).toBe(true);
   });
 });
 

@@ -65,9 +65,7 @@ export class PeopleOutput implements DemoOutput {
     const { migration } = result;
     console.log(`\n${passTable(migration.passes, migration.phase)}\n`);
     if (migration.outcome === 'not-converged') {
-      console.log(
-        `${pc.yellow('Did not converge:')} after ${migration.passes.length} passes the rest still did not fit ${options.downtimeLimitMs} ms.`,
-      );
+      console.log(`${pc.yellow('Did not converge:')} ${migration.reason}.`);
       console.log('The machine runs on at the source. A higher --downtime-limit or a lower --rate lets it through.');
       return;
     }

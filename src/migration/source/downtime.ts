@@ -1,10 +1,10 @@
 /*
  * What the downtime is made of, and how long it is going to be.
  *
- * Worked example: one page took 5.2 µs in the last passes, until the other end had it. 6,000 pages are dirty, and 20,000 become dirty in a
- * second; reading the logs took 2 ms and stopping will take 1 ms, in which 60 more become dirty: 6,060 pages, 31.5 ms. The devices' states are 1 MB at
- * 250 MB/s: 4 ms. Loading and starting the devices at the other end is taken as long as stopping them here, 1 ms each, and two round trips are
- * 0.4 ms: 40.9 ms in all.
+ * Worked example: a page took 5.2 µs lately, until the other end had it. 6,000 pages are dirty, and 20,000 are written in a second; asking the
+ * devices for anything takes 1 ms, so stopping them 2 ms, and reading the logs took 2 ms: in 4 ms 80 more pages become dirty. 6,080 pages and a
+ * round trip of 0.2 ms are 31.8 ms. The devices' states are 1 MB at 250 MB/s, 4 ms, and two requests: 6 ms, and 5 ms for loading them. Starting the
+ * devices there is a request, 1 ms, and two more round trips are 0.4 ms: 48.2 ms in all.
  */
 
 /** The parts of a downtime, milliseconds. Nothing of it belongs to two, and nothing to none. */
@@ -66,15 +66,16 @@ const CHANGES_TO_STOP = 2;
 export function estimateDowntime(measured: DowntimeMeasurements): Downtime {
   const { requestMs, roundTripMs, storeMs, logMs } = measured;
   const pauseMs = measured.lastPauseMs ?? CHANGES_TO_STOP * requestMs;
-  // The devices go on until they are stopped, and the log that says so is read after that.
-  const morePages = (measured.dirtyPagesPerSecond * (logMs + pauseMs)) / 1000;
+  // Until the devices are stopped they go on: while the logs are read, the owner is asked for, and each of them is told.
+  const morePages = (measured.dirtyPagesPerSecond * (logMs + storeMs + pauseMs)) / 1000;
   return downtimeOf({
     pauseMs,
     logMs,
     memoryMs: (measured.dirtyPages + morePages) * measured.msPerPage + roundTripMs,
     // Of every device: the data, and that there is no more.
     stateMs: 2 * requestMs + measured.stateBytes / measured.stateBytesPerMs,
-    loadMs: requestMs,
+    // Whoever loads a state goes over all of it once more.
+    loadMs: requestMs + measured.stateBytes / measured.stateBytesPerMs,
     resumeMs: requestMs,
     switchMs: 2 * roundTripMs + 2 * storeMs,
   });

@@ -29,13 +29,13 @@ export class HotPages {
     return this.#hot;
   }
 
-  /** An empty set for the next collection; give it back by {@link HotPages.learn}. */
-  get fresh(): DirtySet {
+  /** An empty set for a collection to fill; {@link HotPages.learn} then. */
+  begin(): DirtySet {
     this.#fresh.clear();
     return this.#fresh;
   }
 
-  /** What the collection has found in {@link HotPages.fresh} counts. */
+  /** What the collection has put into the set of {@link HotPages.begin} counts. */
   learn(): void {
     for (const [index, { bitmap }] of this.#hot.ranges.entries()) {
       const last = this.#last.ranges[index]!.bitmap;

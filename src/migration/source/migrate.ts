@@ -14,7 +14,6 @@ import {
   staleOwnership,
 } from '../ownership/index.js';
 import { unexpected } from '../stream/frame-channel.js';
-import type { Compression } from '../stream/memory-encoder.js';
 import { decodeTimes, FrameType, STREAM_VERSION } from '../stream/stream-format.js';
 import { ControlLane } from './control-lane.js';
 import {
@@ -22,14 +21,12 @@ import {
   type ConvergenceLimits,
   type Decision,
   decide,
-  type OnStall,
   type StopRule,
 } from './convergence.js';
 import { type Downtime, type DowntimeParts, DowntimeWatch, estimateDowntime } from './downtime.js';
 import { HotPages, withhold } from './hot-pages.js';
 import { Interruption } from './interruption.js';
 import type { MemoryLane } from './memory-lane.js';
-import { checkOptions } from './migrate-options.js';
 import {
   emptyReport,
   type MigrationEvent,
@@ -38,7 +35,9 @@ import {
   type PassReport,
   PhaseLog,
 } from './migration-report.js';
+import { checkPassOptions, type PassOptions } from './pass-options.js';
 import { PassSender } from './pass-sender.js';
+import { Recent } from './recent.js';
 import { SourceDevices } from './source-devices.js';
 import { SourceLink } from './source-link.js';
 import { offerLinkOver } from './source-switch.js';
@@ -48,7 +47,7 @@ import { verifyMemory } from './verify-memory.js';
 const SHORTEST_PATIENCE_MS = 1000;
 
 /** What {@link migrate} moves, and where to. */
-export interface MigrateOptions {
+export interface MigrateOptions extends PassOptions {
   /** The destination's migration port. */
   to: { host: string; port: number };
   memory: MachineMemory;
@@ -56,27 +55,6 @@ export interface MigrateOptions {
   devices: readonly DeviceHandle[];
   /** Who says which pages were written; default: the DMA log of every device. An empty list moves memory once, and loses what changes. */
   trackers?: readonly Tracker[];
-  /** Longest downtime wanted, milliseconds; default 300. */
-  downtimeLimitMs?: number;
-  /** Most passes while the machine runs; default 30, without limit for `onStall: 'wait'`. */
-  maxPasses?: number;
-  /** Longest time from the call to the machine's stop, milliseconds; default: without limit. */
-  maxMs?: number;
-  /** Most bytes sent before the machine stops; default: without limit. */
-  maxBytes?: number;
-  /**
-   * What to do when the passes bring no progress: when the downtime to expect has not fallen by 10 % in three passes. `abort` (default): the
-   * machine stays. `stop`: it is stopped and moved, however long that takes; the same when a limit is reached. `wait`: go on until it fits or
-   * a limit is reached.
-   */
-  onStall?: OnStall;
-  /**
-   * Most bytes of memory per second, evenly; default: as fast as the link is. It holds for the last pass too, while the machine is stopped: what
-   * is expected of the downtime counts with it. States of devices are not held back.
-   */
-  bandwidth?: number;
-  /** Default `auto`: memory is compressed where measuring shows that it pays. */
-  compression?: Compression;
   /**
    * `abort`: compare digests of all memory at the switch, and stay at the source when they differ. `report`: compare, and only say so. Both
    * keep the machine stopped while hashing. Default `off`.
@@ -108,7 +86,7 @@ export interface MigrateOptions {
  * @throws VfioError EINVAL for wrong arguments
  */
 export async function migrate(options: MigrateOptions): Promise<MigrationReport> {
-  return new MigrationSource(options, checkOptions(options)).run();
+  return new MigrationSource(options, checkPassOptions(options)).run();
 }
 
 /** A rule has ended the passes: no failure, but no migration either. */
@@ -147,12 +125,13 @@ class MigrationSource {
   #hot = new HotPages([]);
   #dirtyPagesPerSecond = 0;
   #lastCollectAt = 0;
-  #collectMs = 0;
   #storeMs = 0;
   #lastPauseMs: number | undefined;
   #stateBytes = 0;
   #stateBytesPerMs = 0;
-  #requestMs = 0;
+  readonly #collectMs = new Recent();
+  readonly #requestMs = new Recent();
+  readonly #roundTripMs = new Recent();
 
   constructor(options: MigrateOptions, limits: ConvergenceLimits) {
     this.#options = options;
@@ -273,7 +252,7 @@ class MigrationSource {
       await this.#stop(dirty);
       this.#report.stoppedBy = stoppedBy;
       this.#report.reason = reason;
-      if (stoppedBy !== 'fits' || this.#staysStopped(link, dirty)) return;
+      if (stoppedBy !== 'fits' || this.#staysStopped(dirty)) return;
       await this.#runAgain(link);
     }
   }
@@ -282,9 +261,11 @@ class MigrationSource {
   async #precopy(link: SourceLink, dirty: DirtySet): Promise<{ stoppedBy: StopRule; reason: string }> {
     while (true) {
       const report = await this.#sendPass(link, dirty);
-      await this.#collect(dirty);
       await this.#askStateSize();
-      this.#expected = this.#estimate(link, dirty.count());
+      await this.#measureRoundTrip();
+      // Last: what is written from here on until the stop is not in the estimate by count.
+      await this.#collect(dirty);
+      this.#expected = this.#estimate(dirty.count());
       this.#estimatesMs.push(this.#expected.totalMs);
       this.#tellPass(report, dirty, this.#expected);
       const decision = decide(this.#history(dirty), this.#limits);
@@ -298,7 +279,7 @@ class MigrationSource {
   async #sendPass(link: SourceLink, dirty: DirtySet): Promise<PassReport> {
     const hot = this.#hot.pages;
     // More of them than fit the downtime are no reason to wait.
-    const hotMs = hot.count() * this.#passes.msPerPage(link.roundTripMs);
+    const hotMs = hot.count() * this.#passes.msPerPage(this.#roundTripMs.median);
     if (hotMs > this.#limits.downtimeLimitMs / 2) this.#hot.forget();
     withhold(dirty, hot);
     const { maxMs, maxBytes } = this.#limits;
@@ -361,8 +342,8 @@ class MigrationSource {
    * Whether what is dirty now is near enough to what was expected, or there is no more time for another try.
    * @throws NotConverged when there is none, and the machine is to stay
    */
-  #staysStopped(link: SourceLink, dirty: DirtySet): boolean {
-    const estimateMs = this.#estimate(link, dirty.count()).totalMs;
+  #staysStopped(dirty: DirtySet): boolean {
+    const estimateMs = this.#estimate(dirty.count()).totalMs;
     if (estimateMs <= Math.max(this.#limits.downtimeLimitMs, 2 * this.#expected!.totalMs)) return true;
     this.#estimatesMs.splice(-1, 1, estimateMs);
     const decision = decide(this.#history(dirty), this.#limits);
@@ -385,10 +366,18 @@ class MigrationSource {
   async #askStateSize(): Promise<void> {
     const askedAt = performance.now();
     this.#stateBytes = await this.#devices.expectedStateBytes();
-    this.#requestMs = performance.now() - askedAt;
+    this.#requestMs.add(performance.now() - askedAt);
   }
 
-  #estimate({ roundTripMs }: SourceLink, dirtyPages: number): Downtime {
+  /** With nothing under way, flushing takes a round trip and nothing else. */
+  async #measureRoundTrip(): Promise<void> {
+    const askedAt = performance.now();
+    await this.#lane!.flush();
+    this.#roundTripMs.add(performance.now() - askedAt);
+  }
+
+  #estimate(dirtyPages: number): Downtime {
+    const roundTripMs = this.#roundTripMs.median;
     const msPerPage = this.#passes.msPerPage(roundTripMs);
     return estimateDowntime({
       dirtyPages,
@@ -396,9 +385,9 @@ class MigrationSource {
       msPerPage,
       stateBytes: this.#stateBytes,
       stateBytesPerMs: this.#stateBytesPerMs || PAGE_SIZE / msPerPage,
-      requestMs: this.#requestMs,
+      requestMs: this.#requestMs.median,
       lastPauseMs: this.#lastPauseMs,
-      logMs: this.#collectMs,
+      logMs: this.#collectMs.median,
       roundTripMs,
       storeMs: this.#storeMs,
     });
@@ -406,7 +395,7 @@ class MigrationSource {
 
   /** Reads the logs into `dirty`, and learns which pages change all the time, and how fast. */
   async #collect(dirty: DirtySet): Promise<void> {
-    const { fresh } = this.#hot;
+    const fresh = this.#hot.begin();
     const startedAt = performance.now();
     try {
       this.#lostLogs(await this.#tracker.collect(fresh));
@@ -414,7 +403,7 @@ class MigrationSource {
       dirty.or(fresh);
     }
     const now = performance.now();
-    this.#collectMs = now - startedAt;
+    this.#collectMs.add(now - startedAt);
     this.#dirtyPagesPerSecond = (fresh.count() * 1000) / Math.max(now - this.#lastCollectAt, 1);
     this.#lastCollectAt = now;
     this.#hot.learn();

@@ -6,13 +6,12 @@ import { PageList } from '../stream/page-list.js';
 import type { MemoryLane } from './memory-lane.js';
 import type { MigrationEvent, PassReport } from './migration-report.js';
 import { RateLimit } from './rate-limit.js';
+import { Recent } from './recent.js';
 
 /** How often progress is told, milliseconds. */
 const PROGRESS_MS = 50;
 /** A pass of fewer pages measures the clock, not the link. */
 const PAGES_TO_MEASURE = 256;
-/** Passes that say how fast pages move. */
-const PASSES_TO_MEASURE = 3;
 
 /** What a {@link PassSender} needs. */
 export interface PassSenderOptions {
@@ -42,15 +41,13 @@ export class PassSender {
   /** Milliseconds that a page took lately until it was at the other end, a round trip a pass left out. 0 before the first pass. */
   msPerPage(roundTripMs: number): number {
     const [first, ...others] = this.#passes;
-    const scattered = others.filter(({ pagesSent }) => pagesSent >= PAGES_TO_MEASURE).slice(-PASSES_TO_MEASURE);
+    const scattered = others.filter(({ pagesSent }) => pagesSent >= PAGES_TO_MEASURE);
     const measured = scattered.length > 0 || first === undefined ? scattered : [first];
-    let pages = 0;
-    let durationMs = 0;
-    for (const pass of measured) {
-      pages += pass.pagesSent;
-      durationMs += Math.max(pass.durationMs - roundTripMs, pass.durationMs / 2);
+    const recent = new Recent();
+    for (const { pagesSent, durationMs } of measured) {
+      recent.add(Math.max(durationMs - roundTripMs, durationMs / 2) / Math.max(pagesSent, 1));
     }
-    return durationMs / Math.max(pages, 1);
+    return recent.median;
   }
 
   /**

@@ -29,8 +29,7 @@ export class CompressionChoice {
   #savedPerByte = 0;
   #hasTried = false;
   #compresses = false;
-  #trialMs = 0;
-  #totalMs = 0;
+  #nextTrialAt = Number.NEGATIVE_INFINITY;
   #windowsUnseen = 0;
   #blocks = 0;
   #bytes = 0;
@@ -52,7 +51,7 @@ export class CompressionChoice {
     if (this.#startedAt === undefined) this.#beginWindow(now);
     if (this.#blocks === WINDOW) this.#endWindow(now);
     if (this.#compresses) return true;
-    return this.#trialMs <= MOST_FOR_TRIALS * (this.#totalMs + now - this.#startedAt!);
+    return now >= this.#nextTrialAt;
   }
 
   /** A block was sent as it is. */
@@ -66,11 +65,12 @@ export class CompressionChoice {
    * @param before bytes that went in
    * @param after bytes that are sent, the same when it did not shrink
    */
-  sentCompressed(before: number, after: number, tookMs: number): void {
+  sentCompressed(before: number, after: number, startedAt: number, endedAt: number): void {
+    const tookMs = endedAt - startedAt;
     this.#blocks++;
     this.#bytes += after;
     this.#workMs += tookMs;
-    if (!this.#compresses) this.#trialMs += tookMs;
+    this.#nextTrialAt = endedAt + tookMs / MOST_FOR_TRIALS;
     const weight = this.#hasTried ? LATEST : 1;
     this.#hasTried = true;
     this.#costPerByte += weight * (tookMs / before - this.#costPerByte);
@@ -86,10 +86,10 @@ export class CompressionChoice {
 
   #endWindow(now: number): void {
     const tookMs = Math.max(now - this.#startedAt!, Number.EPSILON);
-    this.#totalMs += tookMs;
     const showsTheLink = !this.#compresses || this.#workMs < tookMs / 2;
-    if (showsTheLink)
-      this.#bytesPerMs = this.#bytes / Math.max(tookMs - (this.#compresses ? 0 : this.#workMs), Number.EPSILON);
+    // Trials are no part of the way; compressing that goes on while the link is busy is.
+    const wayMs = this.#compresses ? tookMs : Math.max(tookMs - this.#workMs, Number.EPSILON);
+    if (showsTheLink) this.#bytesPerMs = this.#bytes / wayMs;
     this.#windowsUnseen = showsTheLink ? 0 : this.#windowsUnseen + 1;
     const pays = this.#hasTried && this.#costPerByte * this.#bytesPerMs < this.#savedPerByte;
     this.#compresses = pays && this.#windowsUnseen < WINDOWS_UNSEEN;

@@ -56,7 +56,7 @@ export class MemoryEncoder {
   #compress(into: Uint8Array, size: number): number {
     const startedAt = performance.now();
     const compressed = compressMemoryBlock(into.subarray(0, size));
-    this.#choice.sentCompressed(size, compressed, performance.now() - startedAt);
+    this.#choice.sentCompressed(size, compressed, startedAt, performance.now());
     this.#savedBytes += size - compressed;
     return compressed;
   }
