@@ -17,14 +17,16 @@ import {
   STREAM_VERSION,
 } from '../stream/stream-format.js';
 import { DestinationDevices } from './destination-devices.js';
+import { DestinationMemory, type MemoryProvider } from './destination-memory.js';
 
 /** How long a connection may be without a HELLO, milliseconds. */
 const HELLO_MS = 5000;
 
 /** What a {@link MigrationReceiver} fills and starts. */
-export interface ReceiveOptions {
+export interface ReceiveOptions extends MemoryProvider {
   /** Where to listen; default 127.0.0.1 and any port. The stream is neither encrypted nor authenticated. */
   listen?: { host?: string; port?: number };
+  /** Changes while it is filled when the source's does: {@link MemoryProvider.memoryFor}. */
   memory: MachineMemory;
   /** In the order in which the source has its own. They must be in state RUNNING as after a reset, and idle. */
   devices: readonly DeviceHandle[];
@@ -53,6 +55,8 @@ export class Reception {
   readonly #channel: FrameChannel;
   readonly #claim: () => void;
   readonly #devices: DestinationDevices;
+  /** From HELLO on. */
+  #memory: DestinationMemory | undefined;
   readonly #report: ReceiveReport = { pagesReceived: 0, stateBytes: 0, loadMs: 0, resumeMs: 0 };
   /** Whether this is the one that fills memory and devices. */
   hasMachine = false;
@@ -85,6 +89,8 @@ export class Reception {
       await this.#channel.abort({ error: failure, mayRun: this.#hasGo });
       if (this.hasMachine && !this.#hasGo) await this.#devices.forget();
       throw failure;
+    } finally {
+      this.#memory?.end();
     }
     await this.#channel.send(FrameType.RESUMED).catch(() => {});
     await this.#channel.end();
@@ -103,11 +109,10 @@ export class Reception {
   }
 
   async #agree(): Promise<void> {
-    const { memory } = this.#options;
     const ours: Hello = {
       version: STREAM_VERSION,
       pageSize: PAGE_SIZE,
-      memory: memory.ranges,
+      memory: this.#options.memory.ranges,
       devices: await this.#devices.flags(),
       timeoutMs: this.#channel.timeoutMs,
     };
@@ -121,11 +126,13 @@ export class Reception {
       clearTimeout(deadline);
     }
     ours.ownership = await this.#askOwner();
+    ours.memory = this.#options.memory.ranges;
     checkHello(ours, theirs);
     this.#offered = ours.ownership?.record;
     this.#channel.keepAlive(theirs.timeoutMs);
     this.#claim();
     this.hasMachine = true;
+    this.#memory = new DestinationMemory(this.#options.memory, this.#options);
     await this.#channel.send(FrameType.HELLO, encodeHello(ours));
   }
 
@@ -141,12 +148,20 @@ export class Reception {
       const { type, payload } = await this.#channel.next();
       switch (type) {
         case FrameType.MEMORY:
-          this.#report.pagesReceived += applyMemoryBlock(this.#options.memory, payload);
+          this.#report.pagesReceived += applyMemoryBlock(this.#memory!.current, payload);
           break;
         case FrameType.DEVICE_STATE:
           await this.#devices.take(payload);
           break;
         case FrameType.PASS:
+          break;
+        case FrameType.INITIAL_DATA_SENT:
+          // The devices have taken all that came before.
+          await this.#channel.send(FrameType.INITIAL_DATA_LOADED);
+          break;
+        case FrameType.MEMORY_MAP:
+          await this.#memory!.follow(payload);
+          await this.#channel.send(FrameType.MEMORY_MAPPED);
           break;
         case FrameType.RESTART:
           await this.#devices.restart();
@@ -178,7 +193,7 @@ export class Reception {
       if (type !== FrameType.VERIFY) throw unexpected(type, 'VERIFY or GO');
       requireBytes(payload, 4, 'VERIFY');
       const kind = viewOf(payload).getUint32(0, true);
-      const digest = await (kind === DigestKind.PAGES ? digestPages : digestMemory)(this.#options.memory);
+      const digest = await (kind === DigestKind.PAGES ? digestPages : digestMemory)(this.#memory!.current);
       for (let at = 0; at < digest.length; at += BLOCK_SIZE) {
         await this.#channel.send(FrameType.DIGEST, digest.subarray(at, at + BLOCK_SIZE));
       }

@@ -27,6 +27,7 @@ import {
 import { PassSender } from './pass-sender.js';
 import { SourceDevices } from './source-devices.js';
 import { SourceLink } from './source-link.js';
+import { SourceMemory } from './source-memory.js';
 import { offerLinkOver } from './source-switch.js';
 import { verifyMemory } from './verify-memory.js';
 
@@ -34,6 +35,7 @@ import { verifyMemory } from './verify-memory.js';
 export interface MigrateOptions {
   /** The destination's migration port. */
   to: { host: string; port: number };
+  /** May change while it is moved, until the machine is stopped: {@link MachineMemory.add}, {@link MachineMemory.remove}. */
   memory: MachineMemory;
   /** In the order in which the destination has its own. All must be able to migrate. */
   devices: readonly DeviceHandle[];
@@ -87,6 +89,7 @@ class MigrationSource {
   readonly #options: MigrateOptions;
   readonly #limits: ConvergenceLimits;
   readonly #devices: SourceDevices;
+  readonly #memory: SourceMemory;
   readonly #tracker: Tracker;
   readonly #passes: PassSender;
   readonly #interruption = new Interruption();
@@ -105,6 +108,7 @@ class MigrationSource {
     this.#options = options;
     this.#limits = limits;
     this.#devices = new SourceDevices(options.devices);
+    this.#memory = new SourceMemory(options.memory);
     this.#tracker = new TrackerUnion(
       options.trackers ??
         options.devices.map(
@@ -114,6 +118,7 @@ class MigrationSource {
     );
     this.#passes = new PassSender(event => this.#emit(event));
     this.#report.passes = this.#passes.passes;
+    this.#report.devices = this.#devices.reports;
   }
 
   async run(): Promise<MigrationReport> {
@@ -132,6 +137,7 @@ class MigrationSource {
     }
     if (this.#report.outcome === 'moved') await this.#letGo();
     this.#devices.release();
+    this.#memory.end();
     this.#report.stateBytes = this.#devices.stateBytes;
     this.#report.totalMs = performance.now() - this.#startedAt;
     return this.#report;
@@ -146,11 +152,10 @@ class MigrationSource {
 
   async #move(): Promise<void> {
     const link = await this.#connect();
-    const dirty = new DirtySet(this.#options.memory.ranges, BigInt(PAGE_SIZE));
     this.#enter('pre-copy');
-    await this.#tracker.start(dirty.ranges);
+    const dirty = await this.#startTracking(link);
     this.#lastCollectAt = performance.now();
-    await this.#devices.startPrecopy(link.channel);
+    await this.#devices.startPrecopy(link);
     dirty.markAll();
     const stoppedAt = await this.#precopyUntilStopped(link, dirty);
     await this.#lastPass(link, dirty);
@@ -164,9 +169,17 @@ class MigrationSource {
     this.#report.downtimeMs = readyAt - stoppedAt + (performance.now() - goAt);
   }
 
+  /** With nothing that waits between a look at the machine's memory and the trackers' own. */
+  async #startTracking(link: SourceLink): Promise<DirtySet> {
+    while (!this.#memory.isCurrent) await this.#memory.followUntracked(link);
+    const dirty = new DirtySet(this.#memory.current.ranges, BigInt(PAGE_SIZE));
+    await this.#tracker.start(dirty.ranges);
+    return dirty;
+  }
+
   async #connect(): Promise<SourceLink> {
     this.#enter('connect');
-    const { memory, to, timeoutMs, ownership } = this.#options;
+    const { to, timeoutMs, ownership } = this.#options;
     await this.#devices.take();
     if (ownership !== undefined) this.#held = await this.#interruption.unlessInterrupted(requireOwnership(ownership));
     const link = new SourceLink(to, timeoutMs, this.#interruption);
@@ -175,7 +188,7 @@ class MigrationSource {
     const theirs = await link.agree({
       version: STREAM_VERSION,
       pageSize: PAGE_SIZE,
-      memory: memory.ranges,
+      memory: this.#memory.current.ranges,
       devices: [...this.#devices.flags],
       timeoutMs: link.channel.timeoutMs,
       ...(ownership && { ownership: { self: ownership.self, record: this.#held } }),
@@ -209,7 +222,9 @@ class MigrationSource {
   async #precopy(link: SourceLink, dirty: DirtySet): Promise<void> {
     while (true) {
       const report = await this.#sendPass(link, dirty);
+      await this.#devices.sendPrecopy(link);
       await this.#collect(dirty);
+      await this.#followMemory(link, dirty);
       const collectedAt = performance.now();
       report.dirtyPages = dirty.count();
       report.dirtyPagesPerSecond = (report.dirtyPages * 1000) / (collectedAt - this.#lastCollectAt);
@@ -219,9 +234,23 @@ class MigrationSource {
       this.#report.estimatedDowntimeMs = estimate;
       this.#emit({ event: 'pass', ...report });
       const decision = decide(estimate, this.#passes.passes.length, this.#limits);
-      if (decision === 'switch') return;
+      if (decision === 'switch' && (await this.#mayStop(link))) return;
       if (decision === 'give-up') throw new NotConverged();
     }
+  }
+
+  /** The machine's memory may have changed: contract rule 9. */
+  async #followMemory(link: SourceLink, dirty: DirtySet): Promise<void> {
+    if (this.#memory.isCurrent) return;
+    const change = await this.#memory.follow(link, this.#tracker, dirty);
+    this.#emit({ event: 'memory', ...change });
+  }
+
+  /** What has to be done while the machine runs; when it took its time, another pass is due. From a yes on, the machine's memory stays as it is. */
+  async #mayStop(link: SourceLink): Promise<boolean> {
+    if (this.#devices.initialDataLoaded) return this.#memory.freeze();
+    await this.#devices.finishInitialData(link);
+    return false;
   }
 
   /** A store that cannot be reached now will not be reached at the switch either, and now the machine still runs. */
@@ -238,12 +267,13 @@ class MigrationSource {
     return estimate <= this.#limits.downtimeLimitMs || estimate <= 2 * this.#report.estimatedDowntimeMs;
   }
 
-  async #runAgain({ channel }: SourceLink): Promise<void> {
+  async #runAgain(link: SourceLink): Promise<void> {
     if (this.#passes.passes.length >= this.#limits.maxPasses) throw new NotConverged();
     await this.#devices.runAgain();
-    await channel.send(FrameType.RESTART);
+    this.#memory.thaw();
+    await link.channel.send(FrameType.RESTART);
     this.#enter('pre-copy');
-    await this.#devices.startPrecopy(channel);
+    await this.#devices.startPrecopy(link);
   }
 
   async #estimate({ roundTripMs }: SourceLink, dirtyPages: number): Promise<number> {
@@ -266,12 +296,11 @@ class MigrationSource {
   async #lastPass(link: SourceLink, dirty: DirtySet): Promise<void> {
     const report = await this.#sendPass(link, dirty);
     this.#emit({ event: 'pass', ...report });
-    await this.#devices.sendStates(link.channel);
+    await this.#devices.sendStates(link);
   }
 
   async #sendPass(link: SourceLink, dirty: DirtySet): Promise<PassReport> {
-    const { memory } = this.#options;
-    const report = await this.#passes.send(new ControlLane(memory, link), dirty);
+    const report = await this.#passes.send(new ControlLane(this.#memory.current, link), dirty);
     const number = new Uint8Array(4);
     viewOf(number).setUint32(0, report.pass, true);
     await link.channel.send(FrameType.PASS, number);
@@ -281,11 +310,11 @@ class MigrationSource {
   }
 
   async #verify(link: SourceLink): Promise<void> {
-    const { verify = 'off', memory } = this.#options;
+    const { verify = 'off' } = this.#options;
     if (verify === 'off') return;
     this.#enter('verify');
     const startedAt = performance.now();
-    const verification = await verifyMemory(memory, link);
+    const verification = await verifyMemory(this.#memory.current, link);
     Object.assign(this.#report, verification, { verifyMs: performance.now() - startedAt });
     if (!verification.verified && verify === 'abort') {
       throw new VfioError('EBADMSG', {

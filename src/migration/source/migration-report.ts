@@ -1,5 +1,7 @@
 import type { LostLog } from '../../tracker/index.js';
 import type { VfioError } from '../../uapi/index.js';
+import type { DeviceReport } from './source-device.js';
+import type { MemoryChange } from './source-memory.js';
 
 /** Where a migration is. */
 export type MigrationPhase =
@@ -48,6 +50,8 @@ export type MigrationEvent =
       estimatedDowntimeMs: number | undefined;
     }
   | ({ event: 'pass' } & PassReport)
+  /** The machine's memory changed, and both ends have taken it up. */
+  | ({ event: 'memory' } & MemoryChange)
   | { event: 'log-lost'; tracker: string; error: VfioError };
 
 /** How a migration ended, seen from the source. */
@@ -70,6 +74,8 @@ export interface MigrationReport {
   pagesSent: number;
   bytesSent: number;
   stateBytes: number;
+  /** Each device's share, in their order. */
+  devices: readonly DeviceReport[];
   /** From the call to its end, connecting and verifying included. */
   totalMs: number;
   /**
@@ -102,6 +108,7 @@ export function emptyReport(): MigrationReport {
     pagesSent: 0,
     bytesSent: 0,
     stateBytes: 0,
+    devices: [],
     totalMs: 0,
     downtimeMs: 0,
     estimatedDowntimeMs: 0,
