@@ -1,4 +1,5 @@
 import type { DmaRegionSpec, GuestMemory } from '../memory/index.js';
+import type { PrecopyInfo } from '../uapi/index.js';
 import type { FeatureClient } from './feature-client.js';
 import type { IrqInfo } from './interrupts.js';
 
@@ -64,6 +65,12 @@ export interface DeviceHandle {
   readMigrationData(limit: number): Promise<Uint8Array>;
   /** Gives the device more of its migration data. */
   writeMigrationData(data: Uint8Array): Promise<void>;
+  /**
+   * What of its state the device still has to offer before it is stopped (linux/vfio.h, VFIO_MIG_GET_PRECOPY_INFO); `undefined` where the wire or
+   * the device cannot say.
+   * @throws VfioError EINVAL outside of PRE_COPY and PRE_COPY_P2P, from those that can say
+   */
+  precopyInfo(): Promise<PrecopyInfo | undefined>;
   /** Resets the device. */
   reset(): Promise<void>;
   /** Lets go of the device; it keeps its state. Idempotent. */

@@ -1,6 +1,6 @@
 import { backingFor, type DmaRegionSpec, type GuestMemory } from '../memory/index.js';
 import { OwnedFd } from '../native/index.js';
-import { linux, PCI_NUM_IRQS, type Profile, VfioError } from '../uapi/index.js';
+import { linux, PCI_NUM_IRQS, type PrecopyInfo, type Profile, VfioError } from '../uapi/index.js';
 import type { Device } from './device.js';
 import type { DeviceDescription, DeviceHandle, RegionDescription } from './device-handle.js';
 import { EventfdTrigger, requireEventFds } from './eventfd-trigger.js';
@@ -78,6 +78,10 @@ export class LocalDevice implements DeviceHandle {
 
   async writeMigrationData(data: Uint8Array): Promise<void> {
     requireMigration(this.#device, 'MIG_DATA_WRITE').writeData(data);
+  }
+
+  async precopyInfo(): Promise<PrecopyInfo> {
+    return requireMigration(this.#device, 'MIG_GET_PRECOPY_INFO').precopyInfo();
   }
 
   async reset(): Promise<void> {

@@ -8,7 +8,7 @@ import {
 } from '../device/index.js';
 import type { DmaRegionSpec, GuestMemory } from '../memory/index.js';
 import { ioctl, NativeBlock, type OwnedFd } from '../native/index.js';
-import { IrqSet, type PrecopyInfo } from '../uapi/index.js';
+import { IrqSet, type PrecopyInfo, VfioError } from '../uapi/index.js';
 import type { AddressSpace, DmaRegion, DmaRegionFile } from './address-space.js';
 import { attachPageTable } from './attach-page-table.js';
 import type { DeviceSite } from './device-site.js';
@@ -176,9 +176,14 @@ export class KernelDevice implements DeviceHandle {
     return this.#migration.write(data);
   }
 
-  /** How much of its state the device has to offer before it is stopped. @throws VfioError EINVAL outside of PRE_COPY and PRE_COPY_P2P */
-  async migrationPrecopyInfo(): Promise<PrecopyInfo> {
-    return this.#migration.precopyInfo();
+  /** `undefined` of a driver that does not know the request. @throws VfioError EINVAL outside of PRE_COPY and PRE_COPY_P2P */
+  async precopyInfo(): Promise<PrecopyInfo | undefined> {
+    try {
+      return this.#migration.precopyInfo();
+    } catch (error) {
+      if (error instanceof VfioError && error.errno === 'ENOTTY') return undefined;
+      throw error;
+    }
   }
 
   /**

@@ -1,5 +1,6 @@
 /** Live migration by pre-copy: source, destination, stream, convergence. @module */
 
+export type { MemoryProvider } from './destination/destination-memory.js';
 export * from './destination/migration-receiver.js';
 export type { ReceiveOptions, ReceiveReport } from './destination/reception.js';
 export type { Dial, LinkEvent } from './link/link-keeper.js';
@@ -14,10 +15,13 @@ export * from './source/migrate.js';
 export type * from './source/migration-report.js';
 export type { PassOptions } from './source/pass-options.js';
 export * from './source/rate-limit.js';
+export type { DeviceReport } from './source/source-device.js';
+export type { MemoryChange } from './source/source-memory.js';
 export * from './stream/compression-choice.js';
 export * from './stream/frame-channel.js';
 export * from './stream/frame-parser.js';
 export * from './stream/memory-block.js';
 export * from './stream/memory-encoder.js';
+export * from './stream/memory-map.js';
 export * from './stream/page-list.js';
 export * from './stream/stream-format.js';

@@ -73,6 +73,16 @@ export class WriteWatch {
     this.#userfault.protect(address, interval.length);
   }
 
+  /** Ends the watching of an interval, which was given to {@link WriteWatch.add} as it is. What was written there is forgotten. */
+  remove({ mapping, offset, length }: WatchedInterval): void {
+    const index = this.#watched.findIndex(
+      watched => watched.mapping === mapping && watched.offset === offset && watched.length === length,
+    );
+    if (index < 0) return;
+    this.#watched.splice(index, 1);
+    this.#release({ mapping, offset, length });
+  }
+
   /**
    * Visits the runs of pages of an interval, all of which is watched, that were written since the last call, and begins anew there.
    * @param visit told pages of 4096 bytes, counted from the interval's start
@@ -88,18 +98,17 @@ export class WriteWatch {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    for (const { mapping, offset, length } of this.#watched) {
-      // Behind a mapping that is closed there may be somebody else's memory by now.
-      if (!mapping.closed) this.#release(mapping.address + offset, length);
-    }
+    for (const interval of this.#watched) this.#release(interval);
     this.#pagemap.close();
     this.#userfault.close();
   }
 
   /** At once, and not only when the last copy of the descriptor is closed, which a child that is just being made may hold. */
-  #release(address: number, length: number): void {
+  #release({ mapping, offset, length }: WatchedInterval): void {
+    // Behind a mapping that is closed there may be somebody else's memory by now.
+    if (mapping.closed) return;
     try {
-      this.#userfault.unregister(address, length);
+      this.#userfault.unregister(mapping.address + offset, length);
     } catch {
       // Somebody has put something else in its place, which nobody watches.
     }

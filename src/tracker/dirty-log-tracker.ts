@@ -120,6 +120,17 @@ export class DirtyLogTracker implements Tracker {
     }
   }
 
+  /** See {@link Tracker.changeRanges}. The kernel logs all that is mapped, so that nothing is lost. */
+  async changeRanges(ranges: readonly IovaRange[], dirty: DirtySet): Promise<void> {
+    await this.#turns.run(async () => {
+      if (!this.#started) {
+        dirty.markAll();
+        throw new VfioError('EINVAL', { operation: 'changeRanges', message: `${this.name} is not started` });
+      }
+      this.#ranges = ranges.map(range => ({ ...range }));
+    });
+  }
+
   /** See {@link Tracker.stop}. */
   stop(): Promise<void> {
     return this.#turns.run(() => this.#end());

@@ -1,5 +1,5 @@
 import { clearRange, countBits, createBitmap, orBits, RunCursor, setRange } from '../bitmap/index.js';
-import { addressOf, bitmapBits, type IovaRange, isPowerOfTwo, VfioError } from '../uapi/index.js';
+import { addressOf, bitmapBits, type IovaRange, isPowerOfTwo, overlap, VfioError } from '../uapi/index.js';
 
 /** A range of memory and which of its pages are dirty: bit 0 speaks of the page at the range's start. */
 export interface DirtyRange extends IovaRange {
@@ -16,7 +16,7 @@ export interface DirtyRange extends IovaRange {
 export class DirtySet {
   /** Bytes that one bit speaks of. */
   readonly pageSize: bigint;
-  readonly ranges: readonly DirtyRange[];
+  #ranges: readonly DirtyRange[];
 
   /**
    * @param ranges disjoint, aligned to `pageSize`
@@ -28,21 +28,24 @@ export class DirtySet {
       throw new VfioError('EINVAL', { operation, field: 'pageSize', message: `${pageSize} is not a power of two` });
     }
     this.pageSize = pageSize;
-    this.ranges = [...ranges]
-      .sort((a, b) => (a.iova < b.iova ? -1 : a.iova > b.iova ? 1 : 0))
-      .map(({ iova, length }) => {
-        const pages = Number(bitmapBits(length, pageSize));
-        return { iova, length, pages, bitmap: createBitmap(pages) };
-      });
-    for (const [index, range] of this.ranges.entries()) {
-      if (range.iova % pageSize !== 0n || range.length % pageSize !== 0n || range.length === 0n) {
-        throw new VfioError('EINVAL', { operation, field: 'ranges', message: `${text(range)} is not whole pages` });
-      }
-      const next = this.ranges[index + 1];
-      if (next !== undefined && range.iova + range.length > next.iova) {
-        throw new VfioError('EINVAL', { operation, field: 'ranges', message: `${text(range)} overlaps ${text(next)}` });
-      }
-    }
+    this.#ranges = emptyRanges(ranges, pageSize);
+  }
+
+  /** Sorted by address; others after {@link DirtySet.changeRanges}. */
+  get ranges(): readonly DirtyRange[] {
+    return this.#ranges;
+  }
+
+  /**
+   * The machine's memory changed: pages that stay keep what is said of them, new ones are clean, and those that are gone are forgotten.
+   * @param ranges as the constructor's
+   * @throws VfioError EINVAL; nothing changes then
+   */
+  changeRanges(ranges: readonly IovaRange[]): void {
+    const before = this.#ranges;
+    const after = emptyRanges(ranges, this.pageSize);
+    for (const to of after) for (const from of before) orCommonPages(from, to, this.pageSize);
+    this.#ranges = after;
   }
 
   /** Number of pages, dirty or not. */
@@ -94,6 +97,33 @@ export class DirtySet {
       }
     }
   }
+}
+
+function emptyRanges(ranges: readonly IovaRange[], pageSize: bigint): DirtyRange[] {
+  const bad = (message: string) => new VfioError('EINVAL', { operation: 'DirtySet', field: 'ranges', message });
+  const sorted = [...ranges].sort((a, b) => (a.iova < b.iova ? -1 : a.iova > b.iova ? 1 : 0));
+  for (const [index, range] of sorted.entries()) {
+    if (range.iova % pageSize !== 0n || range.length % pageSize !== 0n || range.length === 0n) {
+      throw bad(`${text(range)} is not whole pages`);
+    }
+    const next = sorted[index + 1];
+    if (next !== undefined && range.iova + range.length > next.iova) {
+      throw bad(`${text(range)} overlaps ${text(next)}`);
+    }
+  }
+  return sorted.map(({ iova, length }) => {
+    const pages = Number(bitmapBits(length, pageSize));
+    return { iova, length, pages, bitmap: createBitmap(pages) };
+  });
+}
+
+function orCommonPages(from: DirtyRange, to: DirtyRange, pageSize: bigint): void {
+  if (!overlap(from, to)) return;
+  const start = from.iova > to.iova ? from.iova : to.iova;
+  const fromFirst = Number((start - from.iova) / pageSize);
+  const toFirst = Number((start - to.iova) / pageSize);
+  const pages = Math.min(from.pages - fromFirst, to.pages - toFirst);
+  orBits(from.bitmap, fromFirst, to.bitmap, toFirst, pages);
 }
 
 function text({ iova, length }: IovaRange): string {

@@ -46,6 +46,8 @@ export class LoggingSession implements Tracker {
   readonly #hint: bigint;
   readonly #takeOver: boolean;
   #ranges: IovaRange[] = [];
+  /** What the device was asked to log; none: everything. */
+  #logged: IovaRange[] = [];
   #pageSize = 0n;
   #started = false;
   #holdsDevice = false;
@@ -145,19 +147,27 @@ export class LoggingSession implements Tracker {
   }
 
   /**
-   * The machine's memory changed (contract rule 9): logging restarts with the new ranges. Everything counts as dirty: what is new, and, as
-   * nothing is logged between the last report and the new START, what was there before.
+   * The machine's memory changed (contract rule 9). Where the device's log covers the new ranges, because memory was only taken away or comes
+   * back, it goes on. Otherwise logging restarts, and everything counts as dirty: what is new, and, as nothing is logged between the last report
+   * and the new START, what was there before.
    *
    * @param dirty covers old and new ranges
    * @throws VfioError as {@link LoggingSession.collect}
    */
-  changeRanges(ranges: readonly IovaRange[], dirty: DirtySet): Promise<LostLog[]> {
+  changeRanges(ranges: readonly IovaRange[], dirty: DirtySet): Promise<void> {
     return this.#turns.run(async () => {
-      const lost = await this.#collect(dirty);
+      if (!this.#started) {
+        dirty.markAll();
+        throw new VfioError('EINVAL', { operation: 'DMA_LOGGING_START', message: `${this.name} is not started` });
+      }
       this.#ranges = ranges.map(range => ({ ...range }));
-      await this.#restart(dirty, 'was given new ranges');
-      return lost;
+      if (!this.#logsAll(ranges)) await this.#restart(dirty, 'was given new ranges');
     });
+  }
+
+  #logsAll(ranges: readonly IovaRange[]): boolean {
+    if (this.#logged.length === 0) return true;
+    return ranges.length > 0 && ranges.every(range => this.#logged.some(logged => covers(logged, range)));
   }
 
   /**
@@ -199,8 +209,8 @@ export class LoggingSession implements Tracker {
 
   async #startDevice(): Promise<void> {
     const merged = mergeRanges(this.#ranges, this.#features.maxRanges);
-    const ranges = merged.map(({ start, end }) => ({ iova: start, length: end - start }));
-    this.#pageSize = await this.#features.startLogging(this.#hint, ranges);
+    this.#logged = merged.map(({ start, end }) => ({ iova: start, length: end - start }));
+    this.#pageSize = await this.#features.startLogging(this.#hint, this.#logged);
     this.#started = true;
   }
 
@@ -212,6 +222,10 @@ export class LoggingSession implements Tracker {
       return false;
     }
   }
+}
+
+function covers(one: IovaRange, other: IovaRange): boolean {
+  return one.iova <= other.iova && one.iova + one.length >= other.iova + other.length;
 }
 
 function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {

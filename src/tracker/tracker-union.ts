@@ -1,6 +1,6 @@
 import type { IovaRange } from '../uapi/index.js';
 import type { DirtySet } from './dirty-set.js';
-import type { LostLog, Tracker } from './tracker.js';
+import { changeTrackedRanges, type LostLog, type Tracker } from './tracker.js';
 
 /**
  * Several trackers as one: a page is dirty if any of them says so (request for comments: "combine bitmaps from multiple trackers").
@@ -31,6 +31,14 @@ export class TrackerUnion implements Tracker {
     const failed = results.find(result => result.status === 'rejected');
     if (failed !== undefined) throw failed.reason;
     return results.flatMap(result => (result.status === 'fulfilled' ? result.value : []));
+  }
+
+  /** All follow, even when one fails; its error is thrown afterwards. Each hears of it before this call returns its promise. */
+  async changeRanges(ranges: readonly IovaRange[], dirty: DirtySet): Promise<void> {
+    const results = await Promise.allSettled(
+      this.#trackers.map(async tracker => changeTrackedRanges(tracker, ranges, dirty)),
+    );
+    for (const result of results) if (result.status === 'rejected') throw result.reason;
   }
 
   async stop(): Promise<void> {

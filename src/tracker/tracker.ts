@@ -32,6 +32,33 @@ export interface Tracker {
    * @throws VfioError when tracking cannot go on. Everything is marked in that case too.
    */
   collect(dirty: DirtySet): Promise<LostLog[]>;
+  /**
+   * The memory to track changed (contract rule 9). What may have been written while this tracker did not track it is marked in `dirty`; the
+   * rest is in the next `collect`.
+   *
+   * A tracker without it is stopped and started: see `changeTrackedRanges`.
+   *
+   * @param ranges all that is to be tracked from now on
+   * @param dirty covers old and new ranges
+   * @throws VfioError EINVAL for ranges that this tracker cannot track; and when tracking cannot go on
+   */
+  changeRanges?(ranges: readonly IovaRange[], dirty: DirtySet): Promise<void>;
   /** Ends the session; what was not collected is forgotten. Idempotent. */
   stop(): Promise<void>;
+}
+
+/** Lets a tracker that runs follow a change of memory: {@link Tracker.changeRanges}, or anew, with everything marked. */
+export async function changeTrackedRanges(
+  tracker: Tracker,
+  ranges: readonly IovaRange[],
+  dirty: DirtySet,
+): Promise<void> {
+  if (tracker.changeRanges !== undefined) return tracker.changeRanges(ranges, dirty);
+  try {
+    await tracker.stop();
+    await tracker.start(ranges);
+  } finally {
+    // Last: what is written before tracking begins anew is in no log, but is read after this.
+    dirty.markAll();
+  }
 }

@@ -60,8 +60,13 @@ function afterMilliseconds(milliseconds: number) {
   };
 }
 
+/** As a destination whose devices take whatever comes. */
 async function untilFrame(channel: FrameChannel, type: FrameType): Promise<void> {
-  while ((await channel.next()).type !== type);
+  while (true) {
+    const frame = await channel.next();
+    if (frame.type === type) return;
+    if (frame.type === FrameType.INITIAL_DATA_SENT) await channel.send(FrameType.INITIAL_DATA_LOADED);
+  }
 }
 
 const abort = (mayRun: boolean) => encodeAbort({ error: new VfioError('EIO', { operation: 'test' }), mayRun });

@@ -1,7 +1,15 @@
 import type { DeviceHandle } from '../../device/index.js';
-import { MigrationState, requireBytes, VfioError, viewOf } from '../../uapi/index.js';
+import { MIGRATION_P2P, MigrationState, requireBytes, VfioError, viewOf } from '../../uapi/index.js';
+import { inStep } from '../devices/in-step.js';
 
-/** The devices of a machine that comes, through their migration states. */
+/*
+ * The devices of a machine that comes, through their migration states. As at the source, none takes a step before all have taken the one before:
+ * all wait for their states · all have loaded them · those with P2P answer, without writing to each other · all run.
+ *
+ * Until they run, nothing has happened that a reset does not undo.
+ */
+
+/** The devices of a machine that comes. */
 export class DestinationDevices {
   readonly #devices: readonly DeviceHandle[];
   #stateBytes = 0;
@@ -41,7 +49,7 @@ export class DestinationDevices {
 
   /** What came so far is void. Only a reset leaves RESUMING with its data forgotten. */
   async restart(): Promise<void> {
-    for (const device of this.#devices) await device.reset();
+    await inStep(this.#devices, device => device.reset());
     await this.prepare();
     this.#stateBytes = 0;
   }
@@ -51,7 +59,11 @@ export class DestinationDevices {
     await this.#setAll(MigrationState.STOP);
   }
 
+  /** All run, and none before all of those that may be written to answer. */
   async run(): Promise<void> {
+    const flags = await this.flags();
+    const answering = this.#devices.filter((_, index) => (flags[index]! & MIGRATION_P2P) !== 0);
+    await inStep(answering, device => device.features.setMigrationState(MigrationState.RUNNING_P2P));
     await this.#setAll(MigrationState.RUNNING);
   }
 
@@ -61,6 +73,6 @@ export class DestinationDevices {
   }
 
   async #setAll(state: MigrationState): Promise<void> {
-    for (const device of this.#devices) await device.features.setMigrationState(state);
+    await inStep(this.#devices, device => device.features.setMigrationState(state));
   }
 }

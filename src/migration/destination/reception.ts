@@ -21,14 +21,16 @@ import {
   STREAM_VERSION,
 } from '../stream/stream-format.js';
 import { DestinationDevices } from './destination-devices.js';
+import { DestinationMemory, type MemoryProvider } from './destination-memory.js';
 
 /** How long a connection may be without a HELLO, milliseconds. */
 export const HELLO_MS = 5000;
 
 /** What a {@link MigrationReceiver} fills and starts. */
-export interface ReceiveOptions {
+export interface ReceiveOptions extends MemoryProvider {
   /** Where to listen; default 127.0.0.1 and any port. The stream is neither encrypted nor authenticated. */
   listen?: { host?: string; port?: number };
+  /** Changes while it is filled when the source's does: {@link MemoryProvider.memoryFor}. */
   memory: MachineMemory;
   /** In the order in which the source has its own. They must be in state RUNNING as after a reset, and idle. */
   devices: readonly DeviceHandle[];
@@ -67,6 +69,8 @@ export class Reception {
   readonly #channel: FrameChannel;
   readonly #place: MachinePlace;
   readonly #devices: DestinationDevices;
+  /** From HELLO on. */
+  #memory: DestinationMemory | undefined;
   readonly #report: ReceiveReport = { pagesReceived: 0, stateBytes: 0, loadMs: 0, resumeMs: 0 };
   /** Whether this is the one that fills memory and devices. */
   hasMachine = false;
@@ -105,6 +109,8 @@ export class Reception {
       await this.#channel.abort({ error: failure, mayRun: this.#hasGo });
       if (this.hasMachine && !this.#hasGo) await this.#devices.forget();
       throw failure;
+    } finally {
+      this.#memory?.end();
     }
     const { resumeMs } = this.#report;
     await this.#channel.send(FrameType.RESUMED, encodeTimes({ resumeMs })).catch(() => {});
@@ -124,12 +130,11 @@ export class Reception {
   }
 
   async #agree(): Promise<void> {
-    const { memory } = this.#options;
     const token = randomBytes(TOKEN_SIZE);
     const ours: Hello = {
       version: STREAM_VERSION,
       pageSize: PAGE_SIZE,
-      memory: memory.ranges,
+      memory: this.#options.memory.ranges,
       devices: await this.#devices.flags(),
       timeoutMs: this.#channel.timeoutMs,
       token,
@@ -137,6 +142,7 @@ export class Reception {
     // A source has its HELLO ready; whoever lets one byte a minute trickle in is none.
     const theirs = decodeHello(await this.#soon(this.#channel.expect(FrameType.HELLO)));
     ours.ownership = await this.#askOwner();
+    ours.memory = this.#options.memory.ranges;
     checkHello(ours, theirs);
     this.#offered = ours.ownership?.record;
     this.#channel.keepAlive(theirs.timeoutMs);
@@ -147,6 +153,7 @@ export class Reception {
     await this.#soon(this.#channel.flush());
     this.#place.claim();
     this.hasMachine = true;
+    this.#memory = new DestinationMemory(this.#options.memory, this.#options);
   }
 
   async #soon<T>(work: Promise<T>): Promise<T> {
@@ -171,12 +178,20 @@ export class Reception {
       const { type, payload } = await this.#channel.next();
       switch (type) {
         case FrameType.MEMORY:
-          this.#report.pagesReceived += applyMemoryBlock(this.#options.memory, payload);
+          this.#report.pagesReceived += applyMemoryBlock(this.#memory!.current, payload);
           break;
         case FrameType.DEVICE_STATE:
           await this.#devices.take(payload);
           break;
         case FrameType.PASS:
+          break;
+        case FrameType.INITIAL_DATA_SENT:
+          // The devices have taken all that came before.
+          await this.#channel.send(FrameType.INITIAL_DATA_LOADED);
+          break;
+        case FrameType.MEMORY_MAP:
+          await this.#memory!.follow(payload);
+          await this.#channel.send(FrameType.MEMORY_MAPPED);
           break;
         case FrameType.RESTART:
           await this.#devices.restart();
@@ -209,7 +224,7 @@ export class Reception {
       if (type !== FrameType.VERIFY) throw unexpected(type, 'VERIFY or GO');
       requireBytes(payload, 4, 'VERIFY');
       const kind = viewOf(payload).getUint32(0, true);
-      const digest = await (kind === DigestKind.PAGES ? digestPages : digestMemory)(this.#options.memory);
+      const digest = await (kind === DigestKind.PAGES ? digestPages : digestMemory)(this.#memory!.current);
       for (let at = 0; at < digest.length; at += BLOCK_SIZE) {
         await this.#channel.send(FrameType.DIGEST, digest.subarray(at, at + BLOCK_SIZE));
       }

@@ -33,4 +33,8 @@ export class ControlLane implements MemoryLane {
     this.#encoder.rest();
     await this.#link.channel.flush();
   }
+
+  useMemory(memory: MachineMemory): void {
+    this.#encoder.useMemory(memory);
+  }
 }

@@ -45,6 +45,11 @@ export class HotPages {
     [this.#last, this.#fresh] = [this.#fresh, this.#last];
   }
 
+  /** The machine's memory changed: what is said of pages that stay is kept, new ones have no history. */
+  changeRanges(ranges: readonly IovaRange[]): void {
+    for (const set of [this.#hot, this.#last, this.#fresh]) set.changeRanges(ranges);
+  }
+
   /** None waits: all are too many. */
   forget(): void {
     this.#hot.clear();

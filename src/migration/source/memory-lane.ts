@@ -1,3 +1,4 @@
+import type { MachineMemory } from '../memory/machine-memory.js';
 import type { PageList } from '../stream/page-list.js';
 
 /**
@@ -17,4 +18,6 @@ export interface MemoryLane {
   send(list: PageList): Promise<void>;
   /** Done when everything sent so far is in the destination's memory. @throws VfioError as {@link MemoryLane.send} */
   flush(): Promise<void>;
+  /** Lists mean this memory from now on. Everything sent before must be flushed. */
+  useMemory(memory: MachineMemory): void;
 }

@@ -40,6 +40,7 @@ import { PassSender } from './pass-sender.js';
 import { Recent } from './recent.js';
 import { SourceDevices } from './source-devices.js';
 import { SourceLink } from './source-link.js';
+import { SourceMemory } from './source-memory.js';
 import { offerLinkOver } from './source-switch.js';
 import { verifyMemory } from './verify-memory.js';
 
@@ -50,6 +51,7 @@ const SHORTEST_PATIENCE_MS = 1000;
 export interface MigrateOptions extends PassOptions {
   /** The destination's migration port. */
   to: { host: string; port: number };
+  /** May change while it is moved, until the machine is stopped: {@link MachineMemory.add}, {@link MachineMemory.remove}. */
   memory: MachineMemory;
   /** In the order in which the destination has its own. All must be able to migrate. */
   devices: readonly DeviceHandle[];
@@ -106,6 +108,7 @@ class MigrationSource {
   readonly #options: MigrateOptions;
   readonly #limits: ConvergenceLimits;
   readonly #devices: SourceDevices;
+  readonly #memory: SourceMemory;
   readonly #tracker: Tracker;
   readonly #passes: PassSender;
   readonly #interruption = new Interruption();
@@ -137,6 +140,7 @@ class MigrationSource {
     this.#options = options;
     this.#limits = limits;
     this.#devices = new SourceDevices(options.devices);
+    this.#memory = new SourceMemory(options.memory);
     this.#tracker = new TrackerUnion(
       options.trackers ??
         options.devices.map(
@@ -147,6 +151,7 @@ class MigrationSource {
     this.#passes = new PassSender({ onEvent: event => this.#emit(event), bandwidth: options.bandwidth });
     this.#report.passes = this.#passes.passes;
     this.#report.phases = this.#phases.phases;
+    this.#report.devices = this.#devices.reports;
   }
 
   async run(): Promise<MigrationReport> {
@@ -165,6 +170,7 @@ class MigrationSource {
     }
     if (this.#report.outcome === 'moved') await this.#letGo();
     this.#devices.release();
+    this.#memory.end();
     this.#report.stateBytes = this.#devices.stateBytes;
     this.#report.totalMs = this.#elapsedMs;
     this.#phases.end(this.#report.totalMs);
@@ -184,12 +190,8 @@ class MigrationSource {
 
   async #move(): Promise<void> {
     const link = await this.#connect();
-    const { memory, compression } = this.#options;
-    this.#lane = new ControlLane(memory, link, compression);
-    const dirty = new DirtySet(memory.ranges, BigInt(PAGE_SIZE));
-    this.#hot = new HotPages(memory.ranges);
     this.#enter('pre-copy');
-    await this.#tracker.start(dirty.ranges);
+    const dirty = await this.#startTracking(link);
     this.#lastCollectAt = performance.now();
     await this.#startPrecopy(link);
     dirty.markAll();
@@ -204,9 +206,20 @@ class MigrationSource {
     this.#report.downtime = { estimated: this.#expected!, actual };
   }
 
+  /** With nothing that waits between a look at the machine's memory and the trackers' own. */
+  async #startTracking(link: SourceLink): Promise<DirtySet> {
+    while (!this.#memory.isCurrent) await this.#memory.followUntracked(link);
+    const { current } = this.#memory;
+    const dirty = new DirtySet(current.ranges, BigInt(PAGE_SIZE));
+    await this.#tracker.start(dirty.ranges);
+    this.#hot = new HotPages(current.ranges);
+    this.#lane = new ControlLane(current, link, this.#options.compression);
+    return dirty;
+  }
+
   async #connect(): Promise<SourceLink> {
     this.#enter('connect');
-    const { memory, to, timeoutMs, ownership } = this.#options;
+    const { to, timeoutMs, ownership } = this.#options;
     await this.#devices.take();
     if (ownership !== undefined) {
       const askedAt = performance.now();
@@ -220,7 +233,7 @@ class MigrationSource {
     const theirs = await link.agree({
       version: STREAM_VERSION,
       pageSize: PAGE_SIZE,
-      memory: memory.ranges,
+      memory: this.#memory.current.ranges,
       devices: [...this.#devices.flags],
       timeoutMs: link.channel.timeoutMs,
       ...(ownership && { ownership: { self: ownership.self, record: this.#held } }),
@@ -230,10 +243,10 @@ class MigrationSource {
   }
 
   /** Devices give what state they can while they run, which also shows how fast state moves. */
-  async #startPrecopy({ channel }: SourceLink): Promise<void> {
+  async #startPrecopy(link: SourceLink): Promise<void> {
     const bytesBefore = this.#devices.stateBytes;
     const startedAt = performance.now();
-    await this.#devices.startPrecopy(channel);
+    await this.#devices.startPrecopy(link);
     const bytes = this.#devices.stateBytes - bytesBefore;
     if (bytes >= STATE_TO_MEASURE) this.#stateBytesPerMs = bytes / (performance.now() - startedAt);
   }
@@ -261,6 +274,8 @@ class MigrationSource {
   async #precopy(link: SourceLink, dirty: DirtySet): Promise<{ stoppedBy: StopRule; reason: string }> {
     while (true) {
       const report = await this.#sendPass(link, dirty);
+      await this.#devices.sendPrecopy(link);
+      await this.#followMemory(link, dirty);
       await this.#askStateSize();
       await this.#measureRoundTrip();
       // Last: what is written from here on until the stop is not in the estimate by count.
@@ -270,9 +285,26 @@ class MigrationSource {
       this.#tellPass(report, dirty, this.#expected);
       const decision = decide(this.#history(dirty), this.#limits);
       if (decision.action === 'give-up') throw new NotConverged(decision);
-      if (decision.action !== 'pass') return decision;
-      if (decision.afterMs > 0) await this.#interruption.unlessInterrupted(delay(decision.afterMs));
+      if (decision.action !== 'pass') {
+        if (await this.#mayStop(link)) return decision;
+      } else if (decision.afterMs > 0) await this.#interruption.unlessInterrupted(delay(decision.afterMs));
     }
+  }
+
+  /** The machine's memory may have changed: contract rule 9. */
+  async #followMemory(link: SourceLink, dirty: DirtySet): Promise<void> {
+    if (this.#memory.isCurrent) return;
+    const change = await this.#memory.follow(link, this.#tracker, dirty);
+    this.#hot!.changeRanges(dirty.ranges);
+    this.#lane!.useMemory(this.#memory.current);
+    this.#emit({ event: 'memory', ...change });
+  }
+
+  /** What has to be done while the machine runs; when it took its time, another pass is due. From a yes on, the machine's memory stays as it is. */
+  async #mayStop(link: SourceLink): Promise<boolean> {
+    if (this.#devices.initialDataLoaded) return this.#memory.freeze();
+    await this.#devices.finishInitialData(link);
+    return false;
   }
 
   /** A pass over what is dirty, but for the pages that change in every pass: they stay in `dirty`. */
@@ -356,6 +388,7 @@ class MigrationSource {
 
   async #runAgain(link: SourceLink): Promise<void> {
     await this.#devices.runAgain();
+    this.#memory.thaw();
     link.channel.patienceMs = link.channel.timeoutMs;
     await link.channel.send(FrameType.RESTART);
     this.#enter('pre-copy');
@@ -420,7 +453,7 @@ class MigrationSource {
     await this.#endPass(link, report);
     this.#emit({ event: 'pass', ...report });
     this.#lap('memoryMs');
-    await this.#devices.sendStates(link.channel);
+    await this.#devices.sendStates(link);
     this.#lap('stateMs');
   }
 
@@ -435,11 +468,11 @@ class MigrationSource {
   }
 
   async #verify(link: SourceLink): Promise<void> {
-    const { verify = 'off', memory } = this.#options;
+    const { verify = 'off' } = this.#options;
     if (verify === 'off') return;
     this.#enter('verify');
     const startedAt = performance.now();
-    const verification = await verifyMemory(memory, link);
+    const verification = await verifyMemory(this.#memory.current, link);
     Object.assign(this.#report, verification, { verifyMs: performance.now() - startedAt });
     if (!verification.verified && verify === 'abort') {
       throw new VfioError('EBADMSG', {

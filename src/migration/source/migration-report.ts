@@ -3,6 +3,8 @@ import type { VfioError } from '../../uapi/index.js';
 import type { LinkEvent } from '../link/link-keeper.js';
 import type { StopRule } from './convergence.js';
 import type { Downtime } from './downtime.js';
+import type { DeviceReport } from './source-device.js';
+import type { MemoryChange } from './source-memory.js';
 
 /** Where a migration is. */
 export type MigrationPhase =
@@ -95,6 +97,8 @@ export type MigrationEvent =
       estimatedDowntimeMs: number | undefined;
     }
   | ({ event: 'pass' } & PassReport)
+  /** The machine's memory changed, and both ends have taken it up. */
+  | ({ event: 'memory' } & MemoryChange)
   | { event: 'log-lost'; tracker: string; error: VfioError }
   | LinkEvent;
 
@@ -127,6 +131,8 @@ export interface MigrationReport {
   /** On the migration's own connection and on those for memory, headers included. */
   bytesSent: number;
   stateBytes: number;
+  /** Each device's share, in their order. */
+  devices: readonly DeviceReport[];
   /** From the call to its end, connecting and verifying included. */
   totalMs: number;
   /**
@@ -165,6 +171,7 @@ export function emptyReport(): MigrationReport {
     zeroPages: 0,
     bytesSent: 0,
     stateBytes: 0,
+    devices: [],
     totalMs: 0,
     downtimeMs: 0,
     estimatedDowntimeMs: 0,

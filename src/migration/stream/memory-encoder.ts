@@ -15,7 +15,7 @@ export const COMPRESSIONS: readonly Compression[] = ['auto', 'off', 'lz4'];
 
 /** Makes the payloads of MEMORY frames for one connection, in any thread: what it has learnt of the connection is all in here. */
 export class MemoryEncoder {
-  readonly #memory: MachineMemory;
+  #memory: MachineMemory;
   readonly #compression: Compression;
   readonly #choice = new CompressionChoice();
   #zeroPages = 0;
@@ -24,6 +24,11 @@ export class MemoryEncoder {
   constructor(memory: MachineMemory, compression: Compression = 'auto') {
     this.#memory = memory;
     this.#compression = compression;
+  }
+
+  /** Lists mean this memory from now on. */
+  useMemory(memory: MachineMemory): void {
+    this.#memory = memory;
   }
 
   /** Pages so far that were zero, and only named. */

@@ -15,8 +15,9 @@ import { decodeRecord, encodeRecord, type OwnershipRecord, requireName } from '.
  * Worked example, the empty GO frame as the fourth of its direction: 44 4d 4c 47 · 06 00 · 00 00 · 00 00 00 00 · 03 00 00 00 ·
  * 00 00 00 00 (CRC-32 of nothing) · CRC-32 of those 20 bytes.
  *
- * Source to destination:  HELLO, { MEMORY… DEVICE_STATE… PASS [RESTART] }…, MEMORY…, DEVICE_STATE…, SWITCH, [VERIFY…], GO, [OWNER]
- * Destination to source:  HELLO, READY, [DIGEST…], [SETTLE], RESUMED
+ * Source to destination:  HELLO, { MEMORY… DEVICE_STATE… PASS [INITIAL_DATA_SENT] [MEMORY_MAP] [RESTART] }…, MEMORY…, DEVICE_STATE…, SWITCH,
+ *                         [VERIFY…], GO, [OWNER]
+ * Destination to source:  HELLO, [INITIAL_DATA_LOADED], [MEMORY_MAPPED…], READY, [DIGEST…], [SETTLE], RESUMED
  * Either way, at any time: KEEP_ALIVE, ACK; and instead of anything: ABORT. A connection that goes on where a lost one ended begins with
  * RESUME from either end instead of HELLO.
  */
@@ -72,6 +73,14 @@ export const FrameType = {
   ACK: 16,
   /** A connection goes on where a lost one ended: see {@link Resume}. */
   RESUME: 17,
+  /** The machine's memory is this from now on: see memory-map.ts. Everything sent before was of the memory before. */
+  MEMORY_MAP: 20,
+  /** The devices' initial pre-copy data has been sent (linux/vfio.h, `initial_bytes` of struct vfio_precopy_info). Empty. */
+  INITIAL_DATA_SENT: 23,
+  /** The destination's devices have taken it. Empty. */
+  INITIAL_DATA_LOADED: 24,
+  /** The destination has the memory that MEMORY_MAP said. Empty. */
+  MEMORY_MAPPED: 30,
 } as const;
 
 /** A {@link FrameType}'s number. */

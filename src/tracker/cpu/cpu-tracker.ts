@@ -31,6 +31,12 @@ export interface CpuMemorySlot extends IovaRange {
   readonly offset?: number;
 }
 
+/** Memory that may change: `MachineMemory` is such. */
+export interface CpuMemory {
+  /** As they are now. */
+  readonly slots: readonly CpuMemorySlot[];
+}
+
 /** Where a piece of the machine's memory is in this process: whole pages. */
 interface Segment extends IovaRange {
   readonly mapping: Mapping;
@@ -55,7 +61,7 @@ interface Slice extends WatchedInterval {
  */
 export class CpuTracker implements Tracker {
   readonly name: string;
-  readonly #slots: readonly Segment[];
+  readonly #memory: CpuMemory;
   readonly #turns = new Turns();
   /** What is tracked. */
   #segments: readonly Segment[] = [];
@@ -66,18 +72,14 @@ export class CpuTracker implements Tracker {
   #started = false;
 
   /**
-   * @param slots disjoint as the machine sees them, and in memory
+   * @param memory slots that stay as they are, disjoint as the machine sees them, and in memory; or who has such, and changes them: they are
+   *   looked at when the tracker starts, and when it hears of a change
    * @throws VfioError EINVAL unless the slots are disjoint whole pages of their mappings
    */
-  constructor(slots: readonly CpuMemorySlot[], options: { name?: string } = {}) {
+  constructor(memory: readonly CpuMemorySlot[] | CpuMemory, options: { name?: string } = {}) {
     this.name = options.name ?? 'CPU writes';
-    this.#slots = slots.map(({ iova, length, memory, offset = 0 }) => ({
-      iova,
-      length,
-      offset,
-      mapping: memory.mapping,
-    }));
-    requireSlots(this.#slots);
+    this.#memory = 'slots' in memory ? memory : { slots: memory.map(slot => ({ ...slot })) };
+    segmentsOf(this.#memory);
   }
 
   /** Whether the session runs. */
@@ -94,11 +96,16 @@ export class CpuTracker implements Tracker {
     return this.#turns.run(async () => {
       const operation = 'CpuTracker.start';
       if (this.#started) throw new VfioError('EINVAL', { operation, message: `${this.name} is started` });
-      requireCovered(ranges, this.#slots, operation);
-      this.#segments = [...pieces(ranges, this.#slots)].map(({ start, end, outer }) => pagesAround(outer, start, end));
+      this.#segments = this.#segmentsIn(ranges, operation);
       await this.#arm();
       this.#started = true;
     });
+  }
+
+  #segmentsIn(ranges: readonly IovaRange[], operation: string): Segment[] {
+    const slots = segmentsOf(this.#memory);
+    requireCovered(ranges, slots, operation);
+    return [...pieces(ranges, slots)].map(({ start, end, outer }) => pagesAround(outer, start, end));
   }
 
   async #arm(): Promise<void> {
@@ -184,6 +191,41 @@ export class CpuTracker implements Tracker {
     }
   }
 
+  /**
+   * See {@link Tracker.changeRanges}. What stays is tracked on without a gap; what is new is armed, and marked.
+   *
+   * The slots are looked at before this call returns its promise: memory that is lent as it is at that moment is there.
+   * @throws VfioError EINVAL when not started, and for ranges that are not in the slots; as {@link CpuTracker.start}
+   */
+  async changeRanges(ranges: readonly IovaRange[], dirty: DirtySet): Promise<void> {
+    const operation = 'CpuTracker.changeRanges';
+    const segments = this.#segmentsIn(ranges, operation);
+    await this.#turns.run(async () => {
+      if (!this.#started) {
+        dirty.markAll();
+        throw new VfioError('EINVAL', { operation, message: `${this.name} is not started` });
+      }
+      const before = this.#segments;
+      this.#segments = segments;
+      try {
+        const added = without(segments, before);
+        await this.#rewatch(without(before, segments), added);
+        for (const segment of added) dirty.mark(segment);
+      } catch (error) {
+        await this.#restart(dirty, asVfioError(error, operation));
+      }
+    });
+  }
+
+  /** First what is gone: a part of it may be among what is added, in another shape. */
+  async #rewatch(gone: readonly Segment[], added: readonly Segment[]): Promise<void> {
+    const watch = this.#watch;
+    if (watch === undefined)
+      throw new VfioError('EIO', { operation: 'CpuTracker.changeRanges', message: 'it does not run' });
+    for (const slice of gone.flatMap(slicesOf)) watch.remove(slice);
+    await this.#slowly(added.flatMap(slicesOf), slice => watch.add(slice));
+  }
+
   /** Ends the session: no page is protected any more, and the descriptors are closed. */
   stop(): Promise<void> {
     return this.#turns.run(async () => {
@@ -218,6 +260,27 @@ function takeInto({ iova, bitmap }: DirtyRange, pageSize: bigint, watch: WriteWa
 /** A function of its own: it is called often enough to be compiled for good, where the loop around it is entered a few times a scan. */
 function markRun(bitmap: Uint32Array, first: number, end: number, bitsPerPage: number): void {
   setRange(bitmap, Math.floor(first * bitsPerPage), Math.floor((end - 1) * bitsPerPage) + 1);
+}
+
+/** @throws VfioError EINVAL unless the slots are disjoint whole pages of their mappings */
+function segmentsOf({ slots }: CpuMemory): Segment[] {
+  const segments = slots.map(({ iova, length, memory, offset = 0 }) => ({
+    iova,
+    length,
+    offset,
+    mapping: memory.mapping,
+  }));
+  requireSlots(segments);
+  return segments;
+}
+
+/** Those of some segments that are not among others. */
+function without(some: readonly Segment[], others: readonly Segment[]): Segment[] {
+  return some.filter(({ iova, length, mapping, offset }) => {
+    const isSame = (other: Segment) =>
+      other.iova === iova && other.length === length && other.mapping === mapping && other.offset === offset;
+    return !others.some(isSame);
+  });
 }
 
 /** The whole pages of a segment that IOVA `[start, end)` touches. */

@@ -90,6 +90,20 @@ export class MarkedTracker implements Tracker {
     }
   }
 
+  /**
+   * See {@link Tracker.changeRanges}. Memory that comes later has to be among the ranges that the tracker was made with, as threads hold its marks;
+   * ranges without memory cost a bit a page.
+   * @throws VfioError EINVAL when not started, and for ranges that cannot be marked
+   */
+  async changeRanges(ranges: readonly IovaRange[], dirty: DirtySet): Promise<void> {
+    const operation = 'MarkedTracker.changeRanges';
+    if (!this.#started) {
+      dirty.markAll();
+      throw new VfioError('EINVAL', { operation, message: `${this.name} is not started` });
+    }
+    requireCovered(ranges, this.#ranges, operation);
+  }
+
   /** Ends the session; marks go on being kept. */
   async stop(): Promise<void> {
     this.#started = false;

@@ -341,6 +341,11 @@ export class VfioUserClient implements DeviceHandle {
     }
   }
 
+  /** The protocol has no message for it. */
+  async precopyInfo(): Promise<undefined> {
+    return undefined;
+  }
+
   async reset(): Promise<void> {
     await this.#request(Command.DEVICE_RESET, NO_BYTES);
   }
