@@ -46,8 +46,6 @@ export class LoggingSession implements Tracker {
   readonly #hint: bigint;
   readonly #takeOver: boolean;
   #ranges: IovaRange[] = [];
-  /** What the device was asked to log; none: everything. */
-  #logged: IovaRange[] = [];
   #pageSize = 0n;
   #started = false;
   #holdsDevice = false;
@@ -147,9 +145,8 @@ export class LoggingSession implements Tracker {
   }
 
   /**
-   * The machine's memory changed (contract rule 9). Where the device's log covers the new ranges, because memory was only taken away or comes
-   * back, it goes on. Otherwise logging restarts, and everything counts as dirty: what is new, and, as nothing is logged between the last report
-   * and the new START, what was there before.
+   * The machine's memory changed (contract rule 9). When it only became less, the device's log goes on. Otherwise logging restarts, and everything
+   * counts as dirty: what is new, and, as nothing is logged between the last report and the new START, what was there before.
    *
    * @param dirty covers old and new ranges
    * @throws VfioError as {@link LoggingSession.collect}
@@ -160,14 +157,10 @@ export class LoggingSession implements Tracker {
         dirty.markAll();
         throw new VfioError('EINVAL', { operation: 'DMA_LOGGING_START', message: `${this.name} is not started` });
       }
+      const before = this.#ranges;
       this.#ranges = ranges.map(range => ({ ...range }));
-      if (!this.#logsAll(ranges)) await this.#restart(dirty, 'was given new ranges');
+      if (!isPartOf(ranges, before)) await this.#restart(dirty, 'was given new ranges');
     });
-  }
-
-  #logsAll(ranges: readonly IovaRange[]): boolean {
-    if (this.#logged.length === 0) return true;
-    return ranges.length > 0 && ranges.every(range => this.#logged.some(logged => covers(logged, range)));
   }
 
   /**
@@ -209,8 +202,8 @@ export class LoggingSession implements Tracker {
 
   async #startDevice(): Promise<void> {
     const merged = mergeRanges(this.#ranges, this.#features.maxRanges);
-    this.#logged = merged.map(({ start, end }) => ({ iova: start, length: end - start }));
-    this.#pageSize = await this.#features.startLogging(this.#hint, this.#logged);
+    const ranges = merged.map(({ start, end }) => ({ iova: start, length: end - start }));
+    this.#pageSize = await this.#features.startLogging(this.#hint, ranges);
     this.#started = true;
   }
 
@@ -224,8 +217,12 @@ export class LoggingSession implements Tracker {
   }
 }
 
-function covers(one: IovaRange, other: IovaRange): boolean {
-  return one.iova <= other.iova && one.iova + one.length >= other.iova + other.length;
+/** @param whole none: everything. A device that is asked to log nothing logs everything, which is no part of anything else. */
+function isPartOf(ranges: readonly IovaRange[], whole: readonly IovaRange[]): boolean {
+  if (whole.length === 0) return true;
+  const covers = (one: IovaRange, other: IovaRange) =>
+    one.iova <= other.iova && one.iova + one.length >= other.iova + other.length;
+  return ranges.length > 0 && ranges.every(range => whole.some(one => covers(one, range)));
 }
 
 function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
