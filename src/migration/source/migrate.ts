@@ -273,9 +273,6 @@ class MigrationSource {
   /** A pass over what is dirty, but for the pages that change in every pass: they stay in `dirty`. */
   async #sendPass(link: SourceLink, dirty: DirtySet): Promise<PassReport> {
     const hot = this.#hot.pages;
-    // More of them than fit the downtime are no reason to wait.
-    const hotMs = hot.count() * this.#passes.msPerPage(this.#roundTripMs.median);
-    if (hotMs > this.#limits.downtimeLimitMs / 2) this.#hot.forget();
     withhold(dirty, hot);
     const { maxMs, maxBytes } = this.#limits;
     const mustEnd = () => this.#elapsedMs >= maxMs || this.#lane!.bytesSent >= maxBytes;
