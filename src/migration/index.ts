@@ -2,6 +2,7 @@
 
 export * from './destination/migration-receiver.js';
 export type { ReceiveOptions, ReceiveReport } from './destination/reception.js';
+export type { Dial, LinkEvent } from './link/link-keeper.js';
 export * from './memory/machine-memory.js';
 export * from './memory/memory-digest.js';
 export * from './ownership/index.js';
@@ -16,6 +17,7 @@ export * from './source/rate-limit.js';
 export * from './stream/compression-choice.js';
 export * from './stream/frame-channel.js';
 export * from './stream/frame-parser.js';
+export * from './stream/hello.js';
 export * from './stream/memory-block.js';
 export * from './stream/memory-encoder.js';
 export * from './stream/page-list.js';

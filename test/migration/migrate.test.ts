@@ -2,7 +2,7 @@ import { readdirSync } from 'node:fs';
 import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
 import { isRunning } from '../../src/device/index.js';
-import { MigrationReceiver, migrate } from '../../src/migration/index.js';
+import { FRAME_HEADER_SIZE, FrameType, MigrationReceiver, migrate } from '../../src/migration/index.js';
 import { MIGRATION_STOP_COPY, MigrationState, profiles, VfioError } from '../../src/uapi/index.js';
 import { hashOf, host, move, tamperedLink, twoHosts } from './two-hosts.js';
 
@@ -204,8 +204,18 @@ describe('migrate', () => {
   });
 });
 
+/** Whether a piece, which begins at a frame's border as small frames do, has such a frame. */
+function hasFrame(piece: Buffer, type: number): boolean {
+  for (let at = 0; at + FRAME_HEADER_SIZE <= piece.length; at += FRAME_HEADER_SIZE + piece.readUInt32LE(at + 8)) {
+    if (piece.readUInt16LE(at + 4) === type) return true;
+  }
+  return false;
+}
+
 describe('a migration on a bad link', () => {
   const PAGES = 40;
+  /** Whether it converges is another matter, and a question of how busy the host is. */
+  const WHATEVER_IT_TAKES = { downtimeLimitMs: 60_000 };
 
   async function streamLength(): Promise<number> {
     const hosts = await twoHosts(PAGES);
@@ -225,65 +235,82 @@ describe('a migration on a bad link', () => {
     return readdirSync('/proc/self/fd').length;
   }
 
-  it('ends with the machine at one place at most, wherever the link is cut', async () => {
+  it('heals, or ends with the machine at one place, wherever the link is cut', async () => {
     const length = await streamLength();
     const fdsBefore = fdCount();
-    const places = Array.from({ length: 40 }, (_, index) => Math.floor((length * index) / 40));
-    for (const place of [...places, length - 1, length - 24, length - 25, length - 48]) {
+    const places = Array.from({ length: 20 }, (_, index) => Math.floor((length * index) / 20));
+    for (const place of [...places, length - 1, length - 32, length - 33, length - 64]) {
       const hosts = await twoHosts(PAGES);
+      // On every connection anew: a place within the first large frame lets nothing through, ever.
       const { report, refusal } = await move(hosts, {
+        timeoutMs: 600,
+        ...WHATEVER_IT_TAKES,
         through: to => tamperedLink(to, (piece, offset) => (offset + piece.length > place ? undefined : piece)),
       });
       const where = `cut at byte ${place} of ${length}: ${report.runningAt}`;
       expect(runs(hosts.source) && refusal === undefined, where).toBe(false);
-      if (report.runningAt === 'source') expect(runs(hosts.source), where).toBe(true);
-      else expect(runs(hosts.source), where).toBe(false);
+      expect(runs(hosts.source), where).toBe(report.runningAt === 'source');
+      if (report.outcome === 'moved') expect(hashOf(hosts.destination), where).toBe(hashOf(hosts.source));
       await hosts.close();
     }
     await new Promise(resolve => setTimeout(resolve, 50));
     expect(fdCount()).toBeLessThanOrEqual(fdsBefore);
   });
 
-  it('leaves the machine at the source when a word from the destination is lost before GO, and stopped when one after it is', async () => {
-    // HELLO is lost; the word that a pass has arrived; READY; RESUMED. Two words are asked for after the first pass, one after the last.
-    const outcomes: string[] = [];
-    for (const lostFrame of [0, 1, 4, 5]) {
-      const hosts = await twoHosts(PAGES);
-      let frames = 0;
-      const { report, refusal } = await move(hosts, {
-        through: to =>
-          tamperedLink(
-            to,
-            piece => piece,
-            piece => (frames++ === lostFrame ? undefined : piece),
-          ),
-      });
-      outcomes.push(report.runningAt);
-      expect(runs(hosts.source) && refusal === undefined).toBe(false);
-      expect(runs(hosts.source)).toBe(report.runningAt === 'source');
-      await hosts.close();
-    }
-    expect(outcomes).toEqual(['source', 'source', 'source', 'unknown']);
+  it.each([
+    [FrameType.HELLO, 'destination'],
+    [FrameType.READY, 'destination'],
+    [FrameType.RESUMED, 'unknown'],
+  ])('that is cut before word %i from the destination arrives has the machine at: %s', async (lost, runningAt) => {
+    const hosts = await pair(PAGES);
+    let isCut = false;
+    const { report, refusal } = await move(hosts, {
+      timeoutMs: 1500,
+      ...WHATEVER_IT_TAKES,
+      through: to =>
+        tamperedLink(
+          to,
+          piece => piece,
+          piece => {
+            if (isCut || !hasFrame(piece, lost)) return piece;
+            isCut = true;
+            return undefined;
+          },
+        ),
+    });
+    expect(isCut).toBe(true);
+    expect(report.runningAt).toBe(runningAt);
+    expect(runs(hosts.source)).toBe(false);
+    expect(runs(hosts.destination) && refusal === undefined).toBe(true);
+    expect(hashOf(hosts.destination)).toBe(hashOf(hosts.source));
   });
 
-  it('refuses a stream in which any byte was changed, with nothing running at the destination', async () => {
+  it('heals when any byte of the stream was changed, and nothing of it was applied', async () => {
     const length = await streamLength();
     await fc.assert(
-      fc.asyncProperty(fc.nat(length - 25), fc.integer({ min: 1, max: 255 }), async (place, mask) => {
+      fc.asyncProperty(fc.nat(length - 1), fc.integer({ min: 1, max: 255 }), async (place, mask) => {
         const hosts = await twoHosts(PAGES);
+        let isChanged = false;
         const { report, refusal } = await move(hosts, {
+          timeoutMs: 1500,
+          ...WHATEVER_IT_TAKES,
           through: to =>
             tamperedLink(to, (piece, offset) => {
-              if (place < offset || place >= offset + piece.length) return piece;
+              if (isChanged || place < offset || place >= offset + piece.length) return piece;
+              isChanged = true;
               const changed = Buffer.from(piece);
               changed[place - offset]! ^= mask;
               return changed;
             }),
         });
-        expect(report.runningAt).toBe('source');
-        expect(refusal).toBeInstanceOf(VfioError);
-        expect(runs(hosts.source)).toBe(true);
-        expect(hosts.destination.device.state).toHaveLength(0);
+        expect(runs(hosts.source) && refusal === undefined).toBe(false);
+        // A word of the switch itself is not said twice.
+        if (report.phase === 'switch') expect(['destination', 'unknown']).toContain(report.runningAt);
+        else expect(report.outcome).toBe('moved');
+        if (refusal === undefined) {
+          expect(hashOf(hosts.destination)).toBe(hashOf(hosts.source));
+          expect(Buffer.from(hosts.destination.device.state).toString()).toBe('the state of the device');
+        }
         await hosts.close();
       }),
       { numRuns: 120 },
@@ -298,8 +325,8 @@ describe('a migration on a bad link', () => {
       through: to => tamperedLink(to, (piece, offset) => (offset > 50_000 ? Buffer.alloc(0) : piece)),
     });
     expect(report).toMatchObject({ outcome: 'failed', runningAt: 'source' });
-    // Both ends notice; whichever does first closes the connection for the other.
-    expect(['ETIMEDOUT', 'ECONNRESET']).toContain(report.error!.errno);
+    // Both ends notice, and either may be the first that has had enough.
+    expect(['ETIMEDOUT', 'ECONNRESET', 'ECONNABORTED']).toContain(report.error!.errno);
     expect(refusal).toBeInstanceOf(VfioError);
     expect(runs(hosts.source)).toBe(true);
   });

@@ -31,7 +31,8 @@ function stateOf(side: Host): MigrationState {
 /** A destination that plays its part by hand, from its HELLO on. */
 async function handMadeDestination(play: (channel: FrameChannel) => Promise<void>) {
   const server = createServer(async socket => {
-    const channel = new FrameChannel(socket, 3000);
+    const channel = new FrameChannel({ timeoutMs: 3000 });
+    channel.begin(socket);
     try {
       const hello = decodeHello(await channel.expect(FrameType.HELLO));
       await channel.send(FrameType.HELLO, encodeHello(hello));

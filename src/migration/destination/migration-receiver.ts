@@ -1,14 +1,19 @@
 import { createServer, type Server, type Socket } from 'node:net';
 import { asVfioError, VfioError } from '../../uapi/index.js';
-import { FrameChannel } from '../stream/frame-channel.js';
-import { type ReceiveOptions, type ReceiveReport, Reception } from './reception.js';
+import { readFirstFrame } from '../link/first-frame.js';
+import { decodeResume, type Resume } from '../link/resume.js';
+import { FrameChannel, unexpected } from '../stream/frame-channel.js';
+import { encodeAbort, encodeControlFrame, FrameType } from '../stream/stream-format.js';
+import { HELLO_MS, type ReceiveOptions, type ReceiveReport, Reception } from './reception.js';
 
 /** How many may be connected at a time, before one of them has shown to be the source. Each costs a buffer of a block. */
 const MOST_CONNECTIONS = 16;
+/** How long somebody who is refused may take to read why, milliseconds. */
+const LINGER_MS = 1000;
 
 /**
- * The destination of one migration. It listens, takes the first source that connects and fits, and runs the machine when that source says
- * GO; never before, and never without. Where there is an ownership record, it puts itself in there first.
+ * The destination of one migration. It listens, takes the first source that connects and fits, lets it come again when its connection is
+ * lost, and runs the machine when that source says GO; never before, and never without. Where there is an ownership record, it puts itself in there first.
  */
 export class MigrationReceiver {
   readonly #options: ReceiveOptions;
@@ -16,11 +21,13 @@ export class MigrationReceiver {
   readonly #finished: Promise<ReceiveReport>;
   #settle!: { resolve: (report: ReceiveReport) => void; reject: (error: unknown) => void };
   #claimed = false;
+  /** Connections that have not yet said what they are for, or are told that it is not for here. */
+  readonly #strangers = new Set<Socket>();
   readonly #receptions = new Set<Reception>();
 
   private constructor(options: ReceiveOptions) {
     this.#options = options;
-    this.#server = createServer(socket => this.#accept(socket));
+    this.#server = createServer(socket => void this.#accept(socket));
     this.#server.maxConnections = MOST_CONNECTIONS;
     this.#finished = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
@@ -59,15 +66,45 @@ export class MigrationReceiver {
   /** Stops listening, and gives up a migration that is under way. Idempotent. */
   async close(): Promise<void> {
     const error = new VfioError('ECANCELED', { operation: 'receive', message: 'the receiver was closed' });
-    this.#server.close();
+    this.#stopListening();
     await Promise.all([...this.#receptions].map(reception => reception.giveUp(error)));
     if (!this.#claimed) this.#settle.reject(error);
   }
 
-  #accept(socket: Socket): void {
-    const reception = new Reception(this.#options, new FrameChannel(socket, this.#options.timeoutMs), () =>
-      this.#claim(),
-    );
+  async #accept(socket: Socket): Promise<void> {
+    this.#strangers.add(socket);
+    socket.once('close', () => this.#strangers.delete(socket));
+    try {
+      const { type, payload } = await readFirstFrame(socket, HELLO_MS);
+      if (type === FrameType.HELLO) this.#receive(socket);
+      else if (type === FrameType.RESUME) this.#goOn(socket, decodeResume(payload));
+      else throw unexpected(type, 'HELLO or RESUME');
+      this.#strangers.delete(socket);
+    } catch (error) {
+      refuse(socket, asVfioError(error, 'receive'));
+    }
+  }
+
+  /** A source has lost its connection, and comes by another. */
+  #goOn(socket: Socket, resume: Resume): void {
+    for (const reception of this.#receptions) {
+      const channel = reception.channelOf(resume.token, resume.channel);
+      if (channel === undefined) continue;
+      channel.attach(socket, resume);
+      return;
+    }
+    throw new VfioError('ESTALE', { operation: 'RESUME', field: 'token', message: 'there is no such migration here' });
+  }
+
+  #receive(socket: Socket): void {
+    if (this.#receptions.size >= MOST_CONNECTIONS) throw busy('too many want to be the source');
+    const { timeoutMs, onEvent } = this.#options;
+    const channel = new FrameChannel({ timeoutMs, onLinkEvent: onEvent });
+    const reception = new Reception(this.#options, channel, {
+      requireFree: () => this.#requireFree(),
+      claim: () => this.#claim(),
+    });
+    channel.begin(socket);
     this.#receptions.add(reception);
     void reception
       .run()
@@ -84,16 +121,38 @@ export class MigrationReceiver {
       });
   }
 
-  #finish(): void {
+  #stopListening(): void {
     this.#server.close();
-    const error = new VfioError('EBUSY', { operation: 'receive', message: 'another migration came first' });
-    for (const other of this.#receptions) void other.giveUp(error);
+    for (const stranger of this.#strangers) stranger.destroy();
+  }
+
+  #finish(): void {
+    this.#stopListening();
+    for (const other of this.#receptions) void other.giveUp(busy('another migration came first'));
+  }
+
+  #requireFree(): void {
+    if (this.#claimed) throw busy('another migration is under way');
   }
 
   /** The first source that fits gets the machine's place; the others hear that it is taken. */
   #claim(): void {
-    if (this.#claimed)
-      throw new VfioError('EBUSY', { operation: 'receive', message: 'another migration is under way' });
+    this.#requireFree();
     this.#claimed = true;
   }
+}
+
+function busy(message: string): VfioError {
+  return new VfioError('EBUSY', { operation: 'receive', message });
+}
+
+/** Whoever is refused hears why, and has a second to go. The machine never ran here for its sake. */
+function refuse(socket: Socket, error: VfioError): void {
+  // What was damaged on its way may be well on the next.
+  if (error.errno === 'EBADMSG') socket.destroy();
+  if (socket.destroyed) return;
+  const deadline = setTimeout(() => socket.destroy(), LINGER_MS);
+  socket.once('close', () => clearTimeout(deadline));
+  socket.resume();
+  socket.end(encodeControlFrame(FrameType.ABORT, encodeAbort({ error, mayRun: false })));
 }

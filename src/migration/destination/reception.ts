@@ -1,11 +1,14 @@
+import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { performance } from 'node:perf_hooks';
 import type { DeviceHandle } from '../../device/index.js';
 import { asVfioError, requireBytes, VfioError, viewOf } from '../../uapi/index.js';
+import type { LinkEvent } from '../link/link-keeper.js';
+import { TOKEN_SIZE } from '../link/resume.js';
 import { type MachineMemory, PAGE_SIZE } from '../memory/machine-memory.js';
 import { digestMemory, digestPages } from '../memory/memory-digest.js';
 import { decodeRecord, type Ownership, type OwnershipRecord, type TakeLink, takeMachine } from '../ownership/index.js';
 import { type FrameChannel, unexpected } from '../stream/frame-channel.js';
-import { checkHello } from '../stream/hello.js';
+import { type Agreement, checkHello, OWN_PROTOCOL } from '../stream/hello.js';
 import { applyMemoryBlock } from '../stream/memory-block.js';
 import {
   BLOCK_SIZE,
@@ -15,12 +18,11 @@ import {
   encodeTimes,
   FrameType,
   type Hello,
-  STREAM_VERSION,
 } from '../stream/stream-format.js';
 import { DestinationDevices } from './destination-devices.js';
 
 /** How long a connection may be without a HELLO, milliseconds. */
-const HELLO_MS = 5000;
+export const HELLO_MS = 5000;
 
 /** What a {@link MigrationReceiver} fills and starts. */
 export interface ReceiveOptions {
@@ -29,13 +31,23 @@ export interface ReceiveOptions {
   memory: MachineMemory;
   /** In the order in which the source has its own. They must be in state RUNNING as after a reset, and idle. */
   devices: readonly DeviceHandle[];
-  /** How long the source may be silent, milliseconds; default 60,000. */
+  /** How long the source may be silent, or not come again after its connection was lost, milliseconds; default 60,000. */
   timeoutMs?: number;
   /**
    * Where it is recorded who may run the machine, and who this side is: the machine then runs here only when the record says so. The source
    * must have the same store and machine.
    */
   ownership?: Ownership;
+  /** Hears when the source's connections are lost, and when they go on. */
+  onEvent?: (event: LinkEvent) => void;
+}
+
+/** The machine's place at this end: for one source alone. */
+export interface MachinePlace {
+  /** @throws VfioError EBUSY when it is taken */
+  requireFree(): void;
+  /** Takes it. @throws VfioError EBUSY when it is taken */
+  claim(): void;
 }
 
 /** How receiving ended. */
@@ -48,13 +60,15 @@ export interface ReceiveReport {
   resumeMs: number;
 }
 
-/** One connection, from HELLO to RESUMED. */
+/** One source, from HELLO to RESUMED. */
 export class Reception {
   readonly #options: ReceiveOptions;
   readonly #channel: FrameChannel;
-  readonly #claim: () => void;
+  readonly #place: MachinePlace;
   readonly #devices: DestinationDevices;
   readonly #report: ReceiveReport = { pagesReceived: 0, stateBytes: 0, loadMs: 0, resumeMs: 0 };
+  /** What both ends can do, as soon as that is known. */
+  agreement: Agreement | undefined;
   /** Whether this is the one that fills memory and devices. */
   hasMachine = false;
   /** The machine is this end's, or may be, and stays so whatever becomes of the connection. */
@@ -64,12 +78,18 @@ export class Reception {
   /** Ends the asking of a store that does not answer. */
   readonly #enough = new AbortController();
 
-  /** @param claim takes the machine's place, or throws */
-  constructor(options: ReceiveOptions, channel: FrameChannel, claim: () => void) {
+  constructor(options: ReceiveOptions, channel: FrameChannel, place: MachinePlace) {
     this.#options = options;
     this.#channel = channel;
-    this.#claim = claim;
+    this.#place = place;
     this.#devices = new DestinationDevices(options.devices);
+  }
+
+  /** The channel that a source which knows this token may go on with. */
+  channelOf(token: Uint8Array, number: number): FrameChannel | undefined {
+    const ours = this.#channel.token;
+    const isOurs = ours !== undefined && timingSafeEqual(ours, token);
+    return isOurs && number === this.#channel.number ? this.#channel : undefined;
   }
 
   async run(): Promise<ReceiveReport> {
@@ -106,29 +126,38 @@ export class Reception {
 
   async #agree(): Promise<void> {
     const { memory } = this.#options;
+    const token = randomBytes(TOKEN_SIZE);
     const ours: Hello = {
-      version: STREAM_VERSION,
+      ...OWN_PROTOCOL,
       pageSize: PAGE_SIZE,
       memory: memory.ranges,
       devices: await this.#devices.flags(),
       timeoutMs: this.#channel.timeoutMs,
+      token,
     };
     // A source has its HELLO ready; whoever lets one byte a minute trickle in is none.
+    const theirs = decodeHello(await this.#soon(this.#channel.expect(FrameType.HELLO)));
+    ours.ownership = await this.#askOwner();
+    this.agreement = checkHello(ours, theirs);
+    this.#offered = ours.ownership?.record;
+    this.#channel.keepAlive(theirs.timeoutMs);
+    this.#place.requireFree();
+    this.#channel.token = token;
+    await this.#channel.send(FrameType.HELLO, encodeHello(ours));
+    // A source that lost its connection before it got the token comes again by another HELLO: until it has it, this one has no place here.
+    await this.#soon(this.#channel.flush());
+    this.#place.claim();
+    this.hasMachine = true;
+  }
+
+  async #soon<T>(work: Promise<T>): Promise<T> {
     const late = new VfioError('ETIMEDOUT', { operation: 'HELLO', message: `did not come within ${HELLO_MS} ms` });
     const deadline = setTimeout(() => this.#channel.destroy(late), HELLO_MS);
-    let theirs: Hello;
     try {
-      theirs = decodeHello(await this.#channel.expect(FrameType.HELLO));
+      return await work;
     } finally {
       clearTimeout(deadline);
     }
-    ours.ownership = await this.#askOwner();
-    checkHello(ours, theirs);
-    this.#offered = ours.ownership?.record;
-    this.#channel.keepAlive(theirs.timeoutMs);
-    this.#claim();
-    this.hasMachine = true;
-    await this.#channel.send(FrameType.HELLO, encodeHello(ours));
   }
 
   /** Only now, when a source has come: it may have recorded itself a moment ago. */
@@ -149,9 +178,6 @@ export class Reception {
           await this.#devices.take(payload);
           break;
         case FrameType.PASS:
-          break;
-        case FrameType.FLUSH:
-          await this.#channel.send(FrameType.FLUSHED);
           break;
         case FrameType.RESTART:
           await this.#devices.restart();
@@ -178,6 +204,7 @@ export class Reception {
         // Either GO is taken or this end has given up: the source may rely on it. Nothing waits between the two lines.
         this.#channel.throwIfGivenUp();
         this.#hasGo = true;
+        this.#channel.keepConnection();
         return;
       }
       if (type !== FrameType.VERIFY) throw unexpected(type, 'VERIFY or GO');

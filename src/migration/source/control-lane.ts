@@ -29,10 +29,8 @@ export class ControlLane implements MemoryLane {
     await channel.sendFilled(FrameType.MEMORY, MAX_PAYLOAD, into => this.#encoder.encode(list, into));
   }
 
-  /** The destination answers FLUSH when everything before it is in its memory. */
   async flush(): Promise<void> {
     this.#encoder.rest();
-    await this.#link.channel.send(FrameType.FLUSH);
-    await this.#link.expect(FrameType.FLUSHED);
+    await this.#link.channel.flush();
   }
 }

@@ -14,7 +14,8 @@ import {
   staleOwnership,
 } from '../ownership/index.js';
 import { unexpected } from '../stream/frame-channel.js';
-import { decodeTimes, FrameType, STREAM_VERSION } from '../stream/stream-format.js';
+import { LZ4_FEATURE, OWN_PROTOCOL } from '../stream/hello.js';
+import { decodeTimes, FrameType } from '../stream/stream-format.js';
 import { ControlLane } from './control-lane.js';
 import {
   type ConvergenceHistory,
@@ -42,6 +43,9 @@ import { SourceDevices } from './source-devices.js';
 import { SourceLink } from './source-link.js';
 import { offerLinkOver } from './source-switch.js';
 import { verifyMemory } from './verify-memory.js';
+
+/** How long a lost link is waited for while the machine is stopped, milliseconds; longer where the downtime may be. */
+const SHORTEST_PATIENCE_MS = 1000;
 
 /** What {@link migrate} moves, and where to. */
 export interface MigrateOptions extends PassOptions {
@@ -182,7 +186,8 @@ class MigrationSource {
   async #move(): Promise<void> {
     const link = await this.#connect();
     const { memory, compression } = this.#options;
-    this.#lane = new ControlLane(memory, link, compression);
+    const canCompress = link.agreement!.features.has(LZ4_FEATURE);
+    this.#lane = new ControlLane(memory, link, canCompress ? compression : 'off');
     const dirty = new DirtySet(memory.ranges, BigInt(PAGE_SIZE));
     this.#hot = new HotPages(memory.ranges);
     this.#enter('pre-copy');
@@ -210,11 +215,12 @@ class MigrationSource {
       this.#held = await this.#interruption.unlessInterrupted(requireOwnership(ownership));
       this.#storeMs = performance.now() - askedAt;
     }
-    const link = new SourceLink(to, timeoutMs, this.#interruption);
+    const onLinkEvent = (event: MigrationEvent) => this.#emit(event);
+    const link = new SourceLink({ to, timeoutMs, interruption: this.#interruption, onLinkEvent });
     this.#link = link;
     await link.connect();
     const theirs = await link.agree({
-      version: STREAM_VERSION,
+      ...OWN_PROTOCOL,
       pageSize: PAGE_SIZE,
       memory: memory.ranges,
       devices: [...this.#devices.flags],
@@ -244,6 +250,7 @@ class MigrationSource {
     while (true) {
       const { stoppedBy, reason } = await this.#precopy(link, dirty);
       await this.#requireStillOwner();
+      link.channel.patienceMs = this.#patienceWhileStoppedMs(link);
       await this.#stop(dirty);
       this.#report.stoppedBy = stoppedBy;
       this.#report.reason = reason;
@@ -255,9 +262,9 @@ class MigrationSource {
   /** Passes while the machine runs. @returns why the machine is to be stopped; the rest is then in `dirty` */
   async #precopy(link: SourceLink, dirty: DirtySet): Promise<{ stoppedBy: StopRule; reason: string }> {
     while (true) {
-      const report = await this.#sendPass(link, dirty);
+      const report = await this.#sendPass(dirty);
+      await this.#endPass(link, report);
       await this.#askStateSize();
-      await this.#measureRoundTrip();
       // Last: what is written from here on until the stop is not in the estimate by count.
       await this.#collect(dirty);
       this.#expected = this.#estimate(dirty.count());
@@ -271,7 +278,7 @@ class MigrationSource {
   }
 
   /** A pass over what is dirty, but for the pages that change in every pass: they stay in `dirty`. */
-  async #sendPass(link: SourceLink, dirty: DirtySet): Promise<PassReport> {
+  async #sendPass(dirty: DirtySet): Promise<PassReport> {
     const hot = this.#hot.pages;
     withhold(dirty, hot);
     const { maxMs, maxBytes } = this.#limits;
@@ -279,11 +286,18 @@ class MigrationSource {
     const report = await this.#passes.send(this.#lane!, dirty, mustEnd);
     report.hotPages = hot.count();
     dirty.or(hot);
-    await this.#endPass(link, report);
     return report;
   }
 
-  async #endPass({ channel }: SourceLink, report: PassReport): Promise<void> {
+  /** With nothing else under way, the word that a pass has ended takes a round trip. */
+  async #endPass(link: SourceLink, report: PassReport): Promise<void> {
+    const endedAt = performance.now();
+    await this.#announceEnd(link, report);
+    await link.channel.flush();
+    this.#roundTripMs.add(performance.now() - endedAt);
+  }
+
+  async #announceEnd({ channel }: SourceLink, report: PassReport): Promise<void> {
     const number = new Uint8Array(4);
     viewOf(number).setUint32(0, report.pass, true);
     await channel.send(FrameType.PASS, number);
@@ -341,8 +355,14 @@ class MigrationSource {
     return true;
   }
 
+  /** Whoever waits for the machine waits for the link with it. */
+  #patienceWhileStoppedMs({ channel }: SourceLink): number {
+    return Math.min(channel.timeoutMs, Math.max(SHORTEST_PATIENCE_MS, 2 * this.#limits.downtimeLimitMs));
+  }
+
   async #runAgain(link: SourceLink): Promise<void> {
     await this.#devices.runAgain();
+    link.channel.patienceMs = link.channel.timeoutMs;
     await link.channel.send(FrameType.RESTART);
     this.#enter('pre-copy');
     await this.#startPrecopy(link);
@@ -353,13 +373,6 @@ class MigrationSource {
     const askedAt = performance.now();
     this.#stateBytes = await this.#devices.expectedStateBytes();
     this.#requestMs.add(performance.now() - askedAt);
-  }
-
-  /** With nothing under way, flushing takes a round trip and nothing else. */
-  async #measureRoundTrip(): Promise<void> {
-    const askedAt = performance.now();
-    await this.#lane!.flush();
-    this.#roundTripMs.add(performance.now() - askedAt);
   }
 
   #estimate(dirtyPages: number): Downtime {
@@ -403,7 +416,7 @@ class MigrationSource {
   /** What was left, and what the devices wrote until they stopped; then their states. */
   async #lastPass(link: SourceLink, dirty: DirtySet): Promise<void> {
     const report = await this.#passes.send(this.#lane!, dirty);
-    await this.#endPass(link, report);
+    await this.#announceEnd(link, report);
     this.#emit({ event: 'pass', ...report });
     this.#lap('memoryMs');
     await this.#devices.sendStates(link.channel);

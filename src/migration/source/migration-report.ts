@@ -1,5 +1,6 @@
 import type { LostLog } from '../../tracker/index.js';
 import type { VfioError } from '../../uapi/index.js';
+import type { LinkEvent } from '../link/link-keeper.js';
 import type { StopRule } from './convergence.js';
 import type { Downtime } from './downtime.js';
 
@@ -94,7 +95,8 @@ export type MigrationEvent =
       estimatedDowntimeMs: number | undefined;
     }
   | ({ event: 'pass' } & PassReport)
-  | { event: 'log-lost'; tracker: string; error: VfioError };
+  | { event: 'log-lost'; tracker: string; error: VfioError }
+  | LinkEvent;
 
 /** How a migration ended, seen from the source. */
 export interface MigrationReport {

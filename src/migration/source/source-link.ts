@@ -1,35 +1,47 @@
-import { once } from 'node:events';
-import { connect, type Socket } from 'node:net';
 import { performance } from 'node:perf_hooks';
 import { VfioError, viewOf } from '../../uapi/index.js';
+import { type Address, dialTo } from '../link/dial.js';
+import type { LinkEvent } from '../link/link-keeper.js';
 import { FrameChannel, unexpected } from '../stream/frame-channel.js';
 import type { Frame } from '../stream/frame-parser.js';
-import { checkHello } from '../stream/hello.js';
+import { type Agreement, checkHello } from '../stream/hello.js';
 import { decodeHello, encodeHello, FrameType, type Hello } from '../stream/stream-format.js';
 import type { Interruption } from './interruption.js';
 
+/** What a {@link SourceLink} is made of. */
+export interface SourceLinkOptions {
+  to: Address;
+  timeoutMs?: number | undefined;
+  interruption: Interruption;
+  onLinkEvent?: (event: LinkEvent) => void;
+}
+
 /**
- * The source's connection. It asks for the next answer beforehand, so that a destination that gives up is noticed in the middle of a pass.
+ * The source's channel. It asks for the next answer beforehand, so that a destination that gives up is noticed in the middle of a pass.
  */
 export class SourceLink {
   readonly channel: FrameChannel;
-  readonly #to: { host: string; port: number };
-  readonly #socket: Socket;
+  readonly #to: Address;
   readonly #interruption: Interruption;
   #answer: Promise<Frame> | undefined;
   #peerFailure: unknown;
+  #agreement: Agreement | undefined;
   #roundTripMs = 0;
 
-  constructor(to: { host: string; port: number }, timeoutMs: number | undefined, interruption: Interruption) {
+  constructor({ to, timeoutMs, interruption, onLinkEvent }: SourceLinkOptions) {
     this.#to = to;
-    this.#socket = connect(to);
-    this.channel = new FrameChannel(this.#socket, timeoutMs);
+    this.channel = new FrameChannel({ timeoutMs, dial: dialTo(to), onLinkEvent });
     this.#interruption = interruption;
   }
 
   /** Why the destination says nothing more, as soon as that is known. */
   get peerFailure(): unknown {
     return this.#peerFailure;
+  }
+
+  /** What both ends can do, as soon as that is known. */
+  get agreement(): Agreement | undefined {
+    return this.#agreement;
   }
 
   /** From HELLO to its answer, milliseconds. */
@@ -39,12 +51,16 @@ export class SourceLink {
 
   /** @throws VfioError ETIMEDOUT, ECONNREFUSED… as the system says */
   async connect(): Promise<void> {
-    const deadline = AbortSignal.timeout(this.channel.timeoutMs);
-    const connected = once(this.#socket, 'connect', { signal: deadline });
-    await this.#interruption.unlessInterrupted(connected).catch((error: unknown) => {
-      if (!deadline.aborted) throw error;
-      throw new VfioError('ETIMEDOUT', { operation: 'connect', message: `${this.#to.host}:${this.#to.port}` });
+    const late = new VfioError('ETIMEDOUT', { operation: 'connect', message: `${this.#to.host}:${this.#to.port}` });
+    let deadline: NodeJS.Timeout | undefined;
+    const tooLate = new Promise<never>((_, reject) => {
+      deadline = setTimeout(() => reject(late), this.channel.timeoutMs);
     });
+    try {
+      await this.#interruption.unlessInterrupted(Promise.race([this.channel.connect(), tooLate]));
+    } finally {
+      clearTimeout(deadline);
+    }
   }
 
   /** Both ends say what they have. @returns what the destination said @throws VfioError when they do not fit: {@link checkHello} */
@@ -53,8 +69,9 @@ export class SourceLink {
     await this.channel.send(FrameType.HELLO, encodeHello(ours));
     const payload = await this.#interruption.unlessInterrupted(this.channel.expect(FrameType.HELLO));
     const theirs = decodeHello(payload);
-    checkHello(ours, theirs);
+    this.#agreement = checkHello(ours, theirs);
     this.#roundTripMs = performance.now() - sentAt;
+    if (theirs.token !== undefined) this.channel.token = theirs.token;
     this.channel.keepAlive(theirs.timeoutMs);
     this.#listen();
     return theirs;

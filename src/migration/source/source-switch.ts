@@ -18,7 +18,7 @@ export function offerLinkOver(link: SourceLink, events: SwitchEvents): OfferLink
   return {
     async offer() {
       // A send that throws has written nothing. One that does not may arrive or not.
-      await link.channel.send(FrameType.GO);
+      await link.channel.sendDecisive(FrameType.GO);
       events.onOffered();
     },
     next: () => nextWord(link, events),

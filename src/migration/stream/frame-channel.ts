@@ -1,68 +1,102 @@
-import type { Socket } from 'node:net';
-import { performance } from 'node:perf_hooks';
-import { asVfioError, VfioError, viewOf } from '../../uapi/index.js';
-import { type Frame, FrameParser } from './frame-parser.js';
+import type { Duplex } from 'node:stream';
+import { requireBytes, VfioError, viewOf } from '../../uapi/index.js';
+import { type Dial, type LinkEvent, LinkKeeper, type LinkUser } from '../link/link-keeper.js';
+import type { Resume } from '../link/resume.js';
+import type { Frame } from './frame-parser.js';
+import { Inbox } from './inbox.js';
+import { SendWindow } from './send-window.js';
 import {
   type Abort,
   decodeAbort,
   encodeAbort,
+  encodeControlFrame,
   encodeFrameHeader,
   FRAME_HEADER_SIZE,
   FrameType,
   frameName,
-  MAX_PAYLOAD,
+  isSequenced,
 } from './stream-format.js';
+import { unexpected } from './unexpected.js';
 
-/** How many frames may wait in the socket. Each holds one block: with 1 MiB blocks this bounds a sender's memory to 8 MiB. */
-const BUFFERS = 8;
-/** How long a connection that is to end waits for the peer, milliseconds. */
-const LINGER_MS = 1000;
-const OPERATION = 'migration stream';
+export { unexpected };
+
+/** An acknowledgement is due after so many frames: a quarter of what a sender keeps. */
+const FRAMES_TO_ACKNOWLEDGE = 2;
+
+/** What a {@link FrameChannel} is made of. */
+export interface FrameChannelOptions {
+  /** The channel's number in its session; default 0, the migration's own. */
+  number?: number;
+  /** How long the other end may be silent, or out of reach, milliseconds; default 60,000. */
+  timeoutMs?: number | undefined;
+  /** Makes a connection, at the end that connects: see {@link FrameChannel.connect}. */
+  dial?: Dial;
+  /** Hears when connections are lost, and when the channel goes on. */
+  onLinkEvent?: ((event: LinkEvent) => void) | undefined;
+}
 
 /**
- * Frames over a socket, both ways.
+ * Frames both ways, over one connection after another.
  *
- * Sending waits when the peer does not read; receiving reads only when asked, so that a fast peer waits for a slow disk or device. Guest
- * memory is copied into a buffer of the channel's own before its checksum is taken: a device may write the page at the same time, and a
- * checksum of bytes that then change would refuse a good block.
+ * A connection that is lost, or that brings damaged bytes, is replaced by another: the end that connects dials again, both say where they
+ * are, and each sends again what the other has not got. Frames come exactly once and in order, whatever becomes of connections. That ends
+ * with {@link FrameChannel.sendDecisive} and {@link FrameChannel.keepConnection}, when the session's {@link FrameChannel.token} is not known
+ * yet at the end that listens, when no connection came for {@link FrameChannel.patienceMs}, or when three in a row brought nothing on.
+ *
+ * Sent frames are kept until the other end has applied them. Sending waits while there are 8 of those; receiving takes two frames at most
+ * before it is asked, so that a fast peer waits for a slow disk or device. Guest memory is copied into a buffer of the channel's own before
+ * its checksum is taken: a device may write the page at the same time, and a checksum of bytes that then change would refuse a good block.
  *
  * Each end tells the other that it is there while it is busy with something else, hashing memory or loading a device; so silence means that
  * the link or the peer is dead.
  */
 export class FrameChannel {
+  /** The channel's number in its session. */
+  readonly number: number;
   /** How long this end waits for a sign of life, milliseconds. */
   readonly timeoutMs: number;
-  readonly #socket: Socket;
-  readonly #parser = new FrameParser();
-  readonly #frames: AsyncGenerator<Frame>;
-  readonly #free: Uint8Array[] = [];
-  #made = 0;
-  #waiting: { resolve: (buffer: Uint8Array) => void; reject: (error: unknown) => void }[] = [];
-  #sequence = 0;
-  /** The connection is of no use any more. */
+  readonly #keeper: LinkKeeper;
+  readonly #inbox = new Inbox(frame => this.#takeControl(frame));
+  readonly #window = new SendWindow();
+  #reader: { resolve: (frame: Frame) => void; reject: (error: unknown) => void } | undefined;
+  /** The sequence up to which the other end knows what was applied here. */
+  #acknowledged = 0;
+  /** The channel is of no use any more. */
   #failure: VfioError | undefined;
   /** This end has given up: nothing more is taken or sent, but the last word. */
   #givenUp: VfioError | undefined;
   #peerAbort: Abort | undefined;
+  #farewell: Promise<void> | undefined;
   #bytesSent = 0;
-  #heardAt = performance.now();
-  #isListening = false;
-  #keepAlive: NodeJS.Timeout | undefined;
-  readonly #watchdog: NodeJS.Timeout;
 
-  /** @param timeoutMs how long the peer may be silent while something is expected of it */
-  constructor(socket: Socket, timeoutMs = 60_000) {
-    this.#socket = socket;
+  constructor(options: FrameChannelOptions = {}) {
+    const { number = 0, timeoutMs = 60_000, dial, onLinkEvent } = options;
+    this.number = number;
     this.timeoutMs = timeoutMs;
-    socket.setNoDelay(true);
-    socket.on('error', error => this.#fail(asVfioError(error, OPERATION)));
-    socket.on('close', () => this.#fail(closed()));
-    this.#frames = this.#read();
-    this.keepAlive(timeoutMs);
-    this.#watchdog = setInterval(() => this.#checkSilence(), Math.max(10, timeoutMs / 4));
+    this.#keeper = new LinkKeeper({ channel: number, timeoutMs, dial, onLinkEvent }, this.#linkUser());
   }
 
-  /** Bytes sent so far, headers included. */
+  #linkUser(): LinkUser {
+    return {
+      onPiece: piece => this.#takePiece(piece),
+      place: () => ({ next: this.#inbox.next, applied: this.#inbox.applied }),
+      progress: () => this.#inbox.next + this.#window.acknowledged,
+      framesBehind: theirs => {
+        const frames = this.#window.from(theirs.next);
+        this.#window.acknowledge(Math.min(theirs.applied, theirs.next));
+        return frames;
+      },
+      onLinked: () => {
+        this.#inbox.restart();
+        this.#acknowledged = this.#inbox.applied;
+        if (this.#inbox.isFull) this.#keeper.link?.pause();
+      },
+      onAbort: payload => this.#takeAbort(payload),
+      onFailed: error => this.#fail(error),
+    };
+  }
+
+  /** Bytes sent so far, headers included; what was sent again after a lost connection counts once. */
   get bytesSent(): number {
     return this.#bytesSent;
   }
@@ -72,67 +106,81 @@ export class FrameChannel {
     return this.#peerAbort;
   }
 
-  /** Gives a sign of life often enough for a peer that waits this long, milliseconds. */
-  keepAlive(peerTimeoutMs: number): void {
-    clearInterval(this.#keepAlive);
-    this.#keepAlive = setInterval(
-      () => {
-        // With bytes still waiting to leave, the peer has signs enough.
-        if (this.#socket.writableLength === 0 && this.#usable) this.#write(FrameType.KEEP_ALIVE, new Uint8Array(0));
-      },
-      Math.max(5, Math.min(peerTimeoutMs, this.timeoutMs) / 4),
-    );
+  /** How long to wait for another connection after one is lost, milliseconds; at first {@link FrameChannel.timeoutMs}. */
+  get patienceMs(): number {
+    return this.#keeper.patienceMs;
   }
 
-  get #usable(): boolean {
-    return this.#failure === undefined && this.#givenUp === undefined && this.#socket.readyState === 'open';
+  set patienceMs(patienceMs: number) {
+    this.#keeper.patienceMs = patienceMs;
   }
 
-  #checkSilence(): void {
-    if (!this.#isListening || performance.now() - this.#heardAt < this.timeoutMs) return;
-    this.destroy(
-      new VfioError('ETIMEDOUT', { operation: OPERATION, message: `nothing came for ${this.timeoutMs} ms` }),
-    );
+  /** The session's secret, by which a source that comes again is known: 16 bytes that the destination makes. */
+  get token(): Uint8Array | undefined {
+    return this.#keeper.token;
   }
 
-  async *#read(): AsyncGenerator<Frame> {
-    // A broken frame must not close the socket before the peer was told why.
-    const pieces = this.#socket.iterator({ destroyOnReturn: false });
-    for await (const piece of pieces) {
-      this.#heardAt = performance.now();
-      yield* this.#parser.push(piece as Uint8Array);
-    }
+  set token(token: Uint8Array) {
+    this.#keeper.token = token;
+  }
+
+  /** Whether there is a connection now. */
+  get isConnected(): boolean {
+    return this.#keeper.link !== undefined;
+  }
+
+  /** Makes the first connection. @throws as the dialling does: only later ones are tried again */
+  async connect(): Promise<void> {
+    await this.#keeper.connect();
+  }
+
+  /** Uses a first connection, at the end that listens. */
+  begin(socket: Duplex): void {
+    this.#keeper.begin(socket);
   }
 
   /**
-   * The next frame. Its payload is valid until the next call.
-   * @throws VfioError ECONNRESET when the peer is gone, ECONNABORTED with its words when it gave up, EBADMSG for a broken stream, ETIMEDOUT
-   *   when it is silent, or why this end has given up
+   * Uses a connection by which the other end has come again. The one before is closed, if it was not: nothing of it is heard any more.
+   * @param resume what the connection began with; its token and channel are this channel's
+   * @throws VfioError ESTALE for a connection older than the one in use, or when there shall be no other; EPROTO for a place that cannot be.
+   *   Nothing has happened then
    */
-  async next(): Promise<Frame> {
-    while (true) {
-      const frame = await this.#nextOfAny();
-      this.throwIfGivenUp();
-      if (frame.type === FrameType.ABORT) {
-        this.#peerAbort = decodeAbort(frame.payload);
-        throw this.#peerAbort.error;
-      }
-      if (frame.type !== FrameType.KEEP_ALIVE) return frame;
-    }
+  attach(socket: Duplex, resume: Resume): void {
+    this.#keeper.attach(socket, resume);
   }
 
-  async #nextOfAny(): Promise<Frame> {
-    this.#isListening = true;
-    this.#heardAt = performance.now();
-    try {
-      const result = await this.#frames.next();
-      if (!result.done) return result.value;
-    } catch (error) {
-      throw this.#givenUp ?? this.#failure ?? asVfioError(error, OPERATION, 'ECONNRESET');
-    } finally {
-      this.#isListening = false;
+  /** Gives a sign of life often enough for a peer that waits this long, milliseconds. */
+  keepAlive(peerTimeoutMs: number): void {
+    this.#keeper.giveSigns(peerTimeoutMs);
+  }
+
+  /** From here on the channel lives and dies with the connection that it has. */
+  keepConnection(): void {
+    this.#keeper.keepThisOnly();
+  }
+
+  /**
+   * The next frame; the one before has been applied. Its payload is valid until the next call.
+   * @throws VfioError ECONNRESET, ETIMEDOUT when the peer is gone, ECONNABORTED with its words when it gave up, EBADMSG, EPROTO for a broken
+   *   stream, or why this end has given up
+   */
+  async next(): Promise<Frame> {
+    const frame = this.#inbox.take();
+    this.#keeper.healing(() => this.#inbox.goOn());
+    if (!this.#inbox.isFull) this.#keeper.resumeReading();
+    this.throwIfGivenUp();
+    if (frame !== undefined) {
+      if (this.#inbox.applied - this.#acknowledged >= FRAMES_TO_ACKNOWLEDGE) this.#acknowledge();
+      return frame;
     }
-    throw this.#givenUp ?? this.#failure ?? closed();
+    const later = this.#inbox.take();
+    if (later !== undefined) return later;
+    if (this.#failure !== undefined) throw this.#failure;
+    // Nobody knows when the next one comes: whoever waits for this shall not wait as long.
+    this.#acknowledge();
+    return new Promise((resolve, reject) => {
+      this.#reader = { resolve, reject };
+    });
   }
 
   /** The next frame, which must be of this type. @throws VfioError as {@link FrameChannel.next}; EPROTO for another frame */
@@ -142,11 +190,55 @@ export class FrameChannel {
     return frame.payload;
   }
 
+  #takePiece(piece: Uint8Array): void {
+    this.#inbox.push(piece);
+    if (this.#reader !== undefined && this.#failure === undefined) {
+      const frame = this.#inbox.take();
+      if (frame !== undefined) {
+        this.#reader.resolve(frame);
+        this.#reader = undefined;
+        this.#inbox.goOn();
+      }
+    }
+    if (this.#inbox.isFull) this.#keeper.link?.pause();
+  }
+
+  #takeControl({ type, payload }: Frame): void {
+    if (type === FrameType.ABORT) this.#takeAbort(payload);
+    else if (type === FrameType.ACK) this.#takeAck(payload);
+    else if (type !== FrameType.KEEP_ALIVE) throw unexpected(type, 'the next frame');
+  }
+
+  #takeAck(payload: Uint8Array): void {
+    requireBytes(payload, 4, 'ACK');
+    this.#window.acknowledge(viewOf(payload).getUint32(0, true));
+  }
+
+  #takeAbort(payload: Uint8Array): void {
+    this.#peerAbort = decodeAbort(payload);
+    this.#keeper.fail(this.#peerAbort.error);
+  }
+
+  #acknowledge(): void {
+    const { applied } = this.#inbox;
+    if (applied === this.#acknowledged || this.#keeper.link === undefined) return;
+    const payload = new Uint8Array(4);
+    viewOf(payload).setUint32(0, applied, true);
+    this.#writeControl(FrameType.ACK, payload);
+    this.#acknowledged = applied;
+  }
+
   /**
-   * Sends a frame; done when it is on its way, not when the peer has it.
-   * @throws VfioError ECONNRESET, or why this end has given up. Nothing was written then.
+   * Sends a frame; done when it is on its way, not when the peer has it. One without a sequence goes out before those that wait, if there is
+   * a connection.
+   * @throws VfioError ECONNRESET, or why this end has given up. Nothing was sent then.
    */
   async send(type: FrameType, payload: Uint8Array = new Uint8Array(0)): Promise<void> {
+    if (!isSequenced(type)) {
+      this.#throwIfEnded();
+      this.#writeControl(type, payload);
+      return;
+    }
     await this.sendFilled(type, payload.length, into => {
       into.set(payload);
       return payload.length;
@@ -169,51 +261,60 @@ export class FrameChannel {
    * @throws VfioError as {@link FrameChannel.send}
    */
   async sendFilled(type: FrameType, most: number, fill: (into: Uint8Array) => number): Promise<void> {
-    const buffer = await this.#buffer();
-    const length = fill(buffer.subarray(FRAME_HEADER_SIZE, FRAME_HEADER_SIZE + most));
-    const payload = buffer.subarray(FRAME_HEADER_SIZE, FRAME_HEADER_SIZE + length);
-    encodeFrameHeader(buffer, type, this.#sequence++, payload);
-    this.#bytesSent += FRAME_HEADER_SIZE + length;
-    this.#socket.write(buffer.subarray(0, FRAME_HEADER_SIZE + length), error => {
-      if (error) this.#fail(asVfioError(error, OPERATION));
-      this.#release(buffer);
-    });
-  }
-
-  #buffer(): Promise<Uint8Array> | Uint8Array {
-    const failure = this.#givenUp ?? this.#failure;
-    if (failure !== undefined) throw failure;
-    const free = this.#free.pop();
-    if (free !== undefined) return free;
-    if (this.#made < BUFFERS) {
-      this.#made++;
-      return new Uint8Array(FRAME_HEADER_SIZE + MAX_PAYLOAD);
-    }
-    return new Promise((resolve, reject) => this.#waiting.push({ resolve, reject }));
-  }
-
-  #release(buffer: Uint8Array): void {
-    const next = this.#waiting.shift();
-    if (next === undefined) this.#free.push(buffer);
-    else next.resolve(buffer);
-  }
-
-  /** A small frame of its own, past the buffers that may all be in use. */
-  #write(type: FrameType, payload: Uint8Array): void {
-    const frame = new Uint8Array(FRAME_HEADER_SIZE + payload.length);
-    frame.set(payload, FRAME_HEADER_SIZE);
-    encodeFrameHeader(frame, type, this.#sequence++, payload);
-    this.#bytesSent += frame.length;
-    this.#socket.write(frame);
+    this.#throwIfEnded();
+    const buffer = await this.#window.buffer();
+    this.#send(type, buffer, most, fill);
   }
 
   /**
-   * Gives up: whoever waits here to send gets `error`, and nothing that comes is taken any more. The peer is not told yet: see
+   * Sends an empty frame that must not be sent twice: on a connection that is there, once. From then on the channel lives and dies with that
+   * connection.
+   * @throws VfioError as {@link FrameChannel.send}
+   */
+  async sendDecisive(type: FrameType): Promise<void> {
+    this.#throwIfEnded();
+    const buffer = await this.#window.buffer();
+    while (!this.isConnected && this.#failure === undefined && this.#givenUp === undefined) await this.#keeper.linked();
+    this.keepConnection();
+    this.#send(type, buffer, 0, () => 0);
+  }
+
+  #send(type: FrameType, buffer: Uint8Array, most: number, fill: (into: Uint8Array) => number): void {
+    let size: number;
+    try {
+      this.#throwIfEnded();
+      size = FRAME_HEADER_SIZE + fill(buffer.subarray(FRAME_HEADER_SIZE, FRAME_HEADER_SIZE + most));
+    } catch (error) {
+      this.#window.giveBack(buffer);
+      throw error;
+    }
+    const frame = buffer.subarray(0, size);
+    encodeFrameHeader(frame, type, this.#window.next, frame.subarray(FRAME_HEADER_SIZE));
+    this.#window.keep(buffer, size);
+    this.#bytesSent += size;
+    this.#keeper.link?.write(frame);
+  }
+
+  /** Done when the other end has applied all that was sent. @throws VfioError as {@link FrameChannel.send} */
+  async flush(): Promise<void> {
+    this.#throwIfEnded();
+    await this.#window.flushed();
+  }
+
+  /** A small frame of its own, past the buffers that may all be in use, on the connection that is there. */
+  #writeControl(type: FrameType, payload: Uint8Array): void {
+    const frame = encodeControlFrame(type, payload);
+    this.#bytesSent += frame.length;
+    this.#keeper.link?.write(frame);
+  }
+
+  /**
+   * Gives up: whoever waits here gets `error`, and nothing that comes is taken any more. The peer is not told yet: see
    * {@link FrameChannel.abort}.
    */
   giveUp(error: VfioError): void {
     this.#givenUp ??= error;
-    for (const { reject } of this.#waiting.splice(0)) reject(this.#givenUp);
+    this.#rejectAll(this.#givenUp);
   }
 
   /** @throws VfioError why this end has given up, if it has */
@@ -222,67 +323,48 @@ export class FrameChannel {
   }
 
   /** Gives up, tells the peer why, as far as that still works, and closes; a second at most. */
-  async abort(abort: Abort): Promise<void> {
-    const canTell = this.#failure === undefined && this.#socket.readyState === 'open';
+  abort(abort: Abort): Promise<void> {
+    this.#farewell ??= this.#leave(abort);
+    return this.#farewell;
+  }
+
+  async #leave(abort: Abort): Promise<void> {
     this.giveUp(abort.error);
-    if (canTell) {
-      this.#write(FrameType.ABORT, encodeAbort(abort));
-      this.#discardIncoming();
+    if (this.isConnected && this.#peerAbort === undefined) {
+      this.#writeControl(FrameType.ABORT, encodeAbort(abort));
       await this.end();
     }
     this.destroy(abort.error);
   }
 
-  /** Closing with bytes unread would reset the connection, and the peer might lose our last word with it: they are read and thrown away. */
-  #discardIncoming(): void {
-    void this.#frames.return(undefined).then(
-      () => this.#socket.resume(),
-      () => this.#socket.resume(),
-    );
-  }
-
   /** Says that nothing more comes, and waits for the peer to close too; a second at most. */
   async end(): Promise<void> {
-    clearInterval(this.#keepAlive);
-    if (this.#socket.destroyed) return;
-    await new Promise<void>(resolve => {
-      const timer = setTimeout(resolve, LINGER_MS);
-      this.#socket.once('close', () => {
-        clearTimeout(timer);
-        resolve();
-      });
-      this.#socket.end();
-    });
+    await this.#keeper.end();
   }
 
   /** Closes at once. Idempotent. */
-  destroy(error?: VfioError): void {
-    if (error !== undefined) this.#fail(error);
-    this.#stopTimers();
-    this.#socket.destroy(error);
+  destroy(error: VfioError = closed()): void {
+    this.#keeper.destroy();
+    this.#fail(error);
+  }
+
+  #throwIfEnded(): void {
+    const reason = this.#givenUp ?? this.#failure;
+    if (reason !== undefined) throw reason;
   }
 
   #fail(error: VfioError): void {
     this.#failure ??= error;
-    this.#stopTimers();
-    for (const { reject } of this.#waiting.splice(0)) reject(this.#failure);
+    this.#rejectAll(this.#givenUp ?? this.#failure);
   }
 
-  #stopTimers(): void {
-    clearInterval(this.#keepAlive);
-    clearInterval(this.#watchdog);
+  #rejectAll(error: VfioError): void {
+    this.#window.fail(error);
+    this.#reader?.reject(error);
+    this.#reader = undefined;
   }
-}
-
-/** A frame that does not belong here. */
-export function unexpected(type: number, due: string): VfioError {
-  return new VfioError('EPROTO', {
-    operation: OPERATION,
-    field: 'type',
-    message: `${frameName(type)} came where ${due} was due`,
-  });
 }
 
 function closed(): VfioError {
-  return new VfioError('ECONNRESET', { operation: OPERATION, message: 'the connection was closed' });
+  return new VfioError('ECONNRESET', { operation: 'migration stream', message: 'the connection was closed' });
 }
