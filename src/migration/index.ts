@@ -20,6 +20,7 @@ export type { MemoryChange } from './source/source-memory.js';
 export * from './stream/compression-choice.js';
 export * from './stream/frame-channel.js';
 export * from './stream/frame-parser.js';
+export * from './stream/hello.js';
 export * from './stream/memory-block.js';
 export * from './stream/memory-encoder.js';
 export * from './stream/memory-map.js';

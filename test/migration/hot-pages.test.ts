@@ -55,15 +55,4 @@ describe('hot pages', () => {
       }),
     );
   });
-
-  it('do not wait any more once they are forgotten', () => {
-    const hot = new HotPages(ranges);
-    for (let collection = 0; collection < 2; collection++) {
-      mark(hot.begin(), 3);
-      hot.learn();
-    }
-    expect(hot.pages.count()).toBe(1);
-    hot.forget();
-    expect(hot.pages.count()).toBe(0);
-  });
 });

@@ -8,7 +8,7 @@ import { type MachineMemory, PAGE_SIZE } from '../memory/machine-memory.js';
 import { digestMemory, digestPages } from '../memory/memory-digest.js';
 import { decodeRecord, type Ownership, type OwnershipRecord, type TakeLink, takeMachine } from '../ownership/index.js';
 import { type FrameChannel, unexpected } from '../stream/frame-channel.js';
-import { checkHello } from '../stream/hello.js';
+import { type Agreement, checkHello, OWN_PROTOCOL } from '../stream/hello.js';
 import { applyMemoryBlock } from '../stream/memory-block.js';
 import {
   BLOCK_SIZE,
@@ -18,7 +18,6 @@ import {
   encodeTimes,
   FrameType,
   type Hello,
-  STREAM_VERSION,
 } from '../stream/stream-format.js';
 import { DestinationDevices } from './destination-devices.js';
 import { DestinationMemory, type MemoryProvider } from './destination-memory.js';
@@ -72,6 +71,8 @@ export class Reception {
   /** From HELLO on. */
   #memory: DestinationMemory | undefined;
   readonly #report: ReceiveReport = { pagesReceived: 0, stateBytes: 0, loadMs: 0, resumeMs: 0 };
+  /** What both ends can do, as soon as that is known. */
+  agreement: Agreement | undefined;
   /** Whether this is the one that fills memory and devices. */
   hasMachine = false;
   /** The machine is this end's, or may be, and stays so whatever becomes of the connection. */
@@ -132,7 +133,7 @@ export class Reception {
   async #agree(): Promise<void> {
     const token = randomBytes(TOKEN_SIZE);
     const ours: Hello = {
-      version: STREAM_VERSION,
+      ...OWN_PROTOCOL,
       pageSize: PAGE_SIZE,
       memory: this.#options.memory.ranges,
       devices: await this.#devices.flags(),
@@ -143,7 +144,7 @@ export class Reception {
     const theirs = decodeHello(await this.#soon(this.#channel.expect(FrameType.HELLO)));
     ours.ownership = await this.#askOwner();
     ours.memory = this.#options.memory.ranges;
-    checkHello(ours, theirs);
+    this.agreement = checkHello(ours, theirs);
     this.#offered = ours.ownership?.record;
     this.#channel.keepAlive(theirs.timeoutMs);
     this.#place.requireFree();

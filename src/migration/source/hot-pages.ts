@@ -8,6 +8,11 @@ import { PAGE_SIZE } from '../memory/machine-memory.js';
  *
  * Worked example: pages 1 and 2 are dirty, then 2 and 3, then 3. After the second collection 2 waits, and 1 (still unsent) and 3 are sent; after
  * the third 3 waits, and 2 is sent.
+ *
+ * There is no need to send hot pages when they become too many: the fewer pages a pass sends, the shorter it is, and the fewer are written twice in
+ * a row. Simulated with 256 MiB of which 100,000 pages a second are written, zipf with exponent 1, over a link of 50,000 pages a second, pages sent
+ * after the first pass, the last included: limit of 100 ms, 64,260 without and 52,531 with; of 50 ms, no end (stalled after 84,871) and 63,149. Where
+ * three passes are enough, it makes no difference.
  */
 
 /** Which pages change in every pass. */
@@ -48,11 +53,6 @@ export class HotPages {
   /** The machine's memory changed: what is said of pages that stay is kept, new ones have no history. */
   changeRanges(ranges: readonly IovaRange[]): void {
     for (const set of [this.#hot, this.#last, this.#fresh]) set.changeRanges(ranges);
-  }
-
-  /** None waits: all are too many. */
-  forget(): void {
-    this.#hot.clear();
   }
 }
 

@@ -14,7 +14,8 @@ import {
   staleOwnership,
 } from '../ownership/index.js';
 import { unexpected } from '../stream/frame-channel.js';
-import { decodeTimes, FrameType, STREAM_VERSION } from '../stream/stream-format.js';
+import { LZ4_FEATURE, OWN_PROTOCOL } from '../stream/hello.js';
+import { decodeTimes, FrameType } from '../stream/stream-format.js';
 import { ControlLane } from './control-lane.js';
 import {
   type ConvergenceHistory,
@@ -213,7 +214,8 @@ class MigrationSource {
     const dirty = new DirtySet(current.ranges, BigInt(PAGE_SIZE));
     await this.#tracker.start(dirty.ranges);
     this.#hot = new HotPages(current.ranges);
-    this.#lane = new ControlLane(current, link, this.#options.compression);
+    const canCompress = link.agreement!.features.has(LZ4_FEATURE);
+    this.#lane = new ControlLane(current, link, canCompress ? this.#options.compression : 'off');
     return dirty;
   }
 
@@ -231,7 +233,7 @@ class MigrationSource {
     this.#link = link;
     await link.connect();
     const theirs = await link.agree({
-      version: STREAM_VERSION,
+      ...OWN_PROTOCOL,
       pageSize: PAGE_SIZE,
       memory: this.#memory.current.ranges,
       devices: [...this.#devices.flags],
@@ -273,11 +275,11 @@ class MigrationSource {
   /** Passes while the machine runs. @returns why the machine is to be stopped; the rest is then in `dirty` */
   async #precopy(link: SourceLink, dirty: DirtySet): Promise<{ stoppedBy: StopRule; reason: string }> {
     while (true) {
-      const report = await this.#sendPass(link, dirty);
+      const report = await this.#sendPass(dirty);
+      await this.#endPass(link, report);
       await this.#devices.sendPrecopy(link);
       await this.#followMemory(link, dirty);
       await this.#askStateSize();
-      await this.#measureRoundTrip();
       // Last: what is written from here on until the stop is not in the estimate by count.
       await this.#collect(dirty);
       this.#expected = this.#estimate(dirty.count());
@@ -308,22 +310,26 @@ class MigrationSource {
   }
 
   /** A pass over what is dirty, but for the pages that change in every pass: they stay in `dirty`. */
-  async #sendPass(link: SourceLink, dirty: DirtySet): Promise<PassReport> {
+  async #sendPass(dirty: DirtySet): Promise<PassReport> {
     const hot = this.#hot.pages;
-    // More of them than fit the downtime are no reason to wait.
-    const hotMs = hot.count() * this.#passes.msPerPage(this.#roundTripMs.median);
-    if (hotMs > this.#limits.downtimeLimitMs / 2) this.#hot.forget();
     withhold(dirty, hot);
     const { maxMs, maxBytes } = this.#limits;
     const mustEnd = () => this.#elapsedMs >= maxMs || this.#lane!.bytesSent >= maxBytes;
     const report = await this.#passes.send(this.#lane!, dirty, mustEnd);
     report.hotPages = hot.count();
     dirty.or(hot);
-    await this.#endPass(link, report);
     return report;
   }
 
-  async #endPass({ channel }: SourceLink, report: PassReport): Promise<void> {
+  /** With nothing else under way, the word that a pass has ended takes a round trip. */
+  async #endPass(link: SourceLink, report: PassReport): Promise<void> {
+    const endedAt = performance.now();
+    await this.#announceEnd(link, report);
+    await link.channel.flush();
+    this.#roundTripMs.add(performance.now() - endedAt);
+  }
+
+  async #announceEnd({ channel }: SourceLink, report: PassReport): Promise<void> {
     const number = new Uint8Array(4);
     viewOf(number).setUint32(0, report.pass, true);
     await channel.send(FrameType.PASS, number);
@@ -365,11 +371,6 @@ class MigrationSource {
     this.#lap('logMs');
   }
 
-  /** Whoever waits for the machine waits for the link with it. */
-  #patienceWhileStoppedMs({ channel }: SourceLink): number {
-    return Math.min(channel.timeoutMs, Math.max(SHORTEST_PATIENCE_MS, 2 * this.#limits.downtimeLimitMs));
-  }
-
   /**
    * Whether what is dirty now is near enough to what was expected, or there is no more time for another try.
    * @throws NotConverged when there is none, and the machine is to stay
@@ -386,6 +387,11 @@ class MigrationSource {
     return true;
   }
 
+  /** Whoever waits for the machine waits for the link with it. */
+  #patienceWhileStoppedMs({ channel }: SourceLink): number {
+    return Math.min(channel.timeoutMs, Math.max(SHORTEST_PATIENCE_MS, 2 * this.#limits.downtimeLimitMs));
+  }
+
   async #runAgain(link: SourceLink): Promise<void> {
     await this.#devices.runAgain();
     this.#memory.thaw();
@@ -400,13 +406,6 @@ class MigrationSource {
     const askedAt = performance.now();
     this.#stateBytes = await this.#devices.expectedStateBytes();
     this.#requestMs.add(performance.now() - askedAt);
-  }
-
-  /** With nothing under way, flushing takes a round trip and nothing else. */
-  async #measureRoundTrip(): Promise<void> {
-    const askedAt = performance.now();
-    await this.#lane!.flush();
-    this.#roundTripMs.add(performance.now() - askedAt);
   }
 
   #estimate(dirtyPages: number): Downtime {
@@ -450,7 +449,7 @@ class MigrationSource {
   /** What was left, and what the devices wrote until they stopped; then their states. */
   async #lastPass(link: SourceLink, dirty: DirtySet): Promise<void> {
     const report = await this.#passes.send(this.#lane!, dirty);
-    await this.#endPass(link, report);
+    await this.#announceEnd(link, report);
     this.#emit({ event: 'pass', ...report });
     this.#lap('memoryMs');
     await this.#devices.sendStates(link);

@@ -4,7 +4,7 @@ import { type Address, dialTo } from '../link/dial.js';
 import type { LinkEvent } from '../link/link-keeper.js';
 import { FrameChannel, unexpected } from '../stream/frame-channel.js';
 import type { Frame } from '../stream/frame-parser.js';
-import { checkHello } from '../stream/hello.js';
+import { type Agreement, checkHello } from '../stream/hello.js';
 import { decodeHello, encodeHello, FrameType, type Hello } from '../stream/stream-format.js';
 import type { Interruption } from './interruption.js';
 
@@ -25,6 +25,7 @@ export class SourceLink {
   readonly #interruption: Interruption;
   #answer: Promise<Frame> | undefined;
   #peerFailure: unknown;
+  #agreement: Agreement | undefined;
   #roundTripMs = 0;
 
   constructor({ to, timeoutMs, interruption, onLinkEvent }: SourceLinkOptions) {
@@ -36,6 +37,11 @@ export class SourceLink {
   /** Why the destination says nothing more, as soon as that is known. */
   get peerFailure(): unknown {
     return this.#peerFailure;
+  }
+
+  /** What both ends can do, as soon as that is known. */
+  get agreement(): Agreement | undefined {
+    return this.#agreement;
   }
 
   /** From HELLO to its answer, milliseconds. */
@@ -63,7 +69,7 @@ export class SourceLink {
     await this.channel.send(FrameType.HELLO, encodeHello(ours));
     const payload = await this.#interruption.unlessInterrupted(this.channel.expect(FrameType.HELLO));
     const theirs = decodeHello(payload);
-    checkHello(ours, theirs);
+    this.#agreement = checkHello(ours, theirs);
     this.#roundTripMs = performance.now() - sentAt;
     if (theirs.token !== undefined) this.channel.token = theirs.token;
     this.channel.keepAlive(theirs.timeoutMs);
