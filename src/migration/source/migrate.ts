@@ -2,6 +2,7 @@ import { performance } from 'node:perf_hooks';
 import type { DeviceHandle } from '../../device/index.js';
 import { DirtySet, LoggingSession, type Tracker, TrackerUnion } from '../../tracker/index.js';
 import { asVfioError, VfioError, viewOf } from '../../uapi/index.js';
+import type { TlsIdentity } from '../link/tls-identity.js';
 import { type MachineMemory, PAGE_SIZE } from '../memory/machine-memory.js';
 import {
   isSameRecord,
@@ -52,7 +53,12 @@ export interface MigrateOptions {
    * keep the machine stopped while hashing. Default `off`.
    */
   verify?: 'off' | 'abort' | 'report';
-  /** How long the destination may be silent, or out of reach, milliseconds; default 60,000. */
+  /** Whom to trust, and who this end is. Without it the destination must be on this host. */
+  tls?: TlsIdentity;
+  /**
+   * How long the destination may be silent, or out of reach, milliseconds; default 60,000. A connection that is lost is made again meanwhile; while
+   * the machine is stopped it is waited for no longer than twice the downtime limit, or a second.
+   */
   timeoutMs?: number;
   /** Gives up, at once and in any phase: the machine then runs on at the source. Too late once the destination was told to run;
    * then it only ends the waiting for an ownership store that does not answer. */
@@ -170,11 +176,11 @@ class MigrationSource {
 
   async #connect(): Promise<SourceLink> {
     this.#enter('connect');
-    const { memory, to, timeoutMs, ownership } = this.#options;
+    const { memory, to, tls, timeoutMs, ownership } = this.#options;
     await this.#devices.take();
     if (ownership !== undefined) this.#held = await this.#interruption.unlessInterrupted(requireOwnership(ownership));
     const onLinkEvent = (event: MigrationEvent) => this.#emit(event);
-    const link = new SourceLink({ to, timeoutMs, interruption: this.#interruption, onLinkEvent });
+    const link = new SourceLink({ to, tls, timeoutMs, interruption: this.#interruption, onLinkEvent });
     this.#link = link;
     await link.connect();
     const theirs = await link.agree({
