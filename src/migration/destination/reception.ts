@@ -4,6 +4,7 @@ import type { DeviceHandle } from '../../device/index.js';
 import { asVfioError, requireBytes, VfioError, viewOf } from '../../uapi/index.js';
 import type { LinkEvent } from '../link/link-keeper.js';
 import { TOKEN_SIZE } from '../link/resume.js';
+import type { TlsIdentity } from '../link/tls-identity.js';
 import { type MachineMemory, PAGE_SIZE } from '../memory/machine-memory.js';
 import { digestMemory, digestPages } from '../memory/memory-digest.js';
 import { decodeRecord, type Ownership, type OwnershipRecord, type TakeLink, takeMachine } from '../ownership/index.js';
@@ -27,8 +28,10 @@ export const HELLO_MS = 5000;
 
 /** What a {@link MigrationReceiver} fills and starts. */
 export interface ReceiveOptions extends MemoryProvider {
-  /** Where to listen; default 127.0.0.1 and any port. The stream is neither encrypted nor authenticated. */
+  /** Where to listen; default 127.0.0.1 and any port. */
   listen?: { host?: string; port?: number };
+  /** Whom to trust, and who this end is. Without it only a source on this host may come: anybody could read the stream, and bring another. */
+  tls?: TlsIdentity;
   /** Changes while it is filled when the source's does: {@link MemoryProvider.memoryFor}. */
   memory: MachineMemory;
   /** In the order in which the source has its own. They must be in state RUNNING as after a reset, and idle. */

@@ -73,6 +73,8 @@ export class LinkKeeper {
   #isOver = false;
   #redialing: AbortController | undefined;
   #lost: { at: number; error: VfioError } | undefined;
+  /** Why the last connection that was tried came to nothing. */
+  #dialError: VfioError | undefined;
   #losses = 0;
   #firstError: VfioError | undefined;
   #progressAtLoss = -1;
@@ -116,7 +118,7 @@ export class LinkKeeper {
   /** Uses a first connection. */
   begin(socket: Duplex): void {
     this.#connection++;
-    this.#use(socket);
+    this.#use(socket, this.#user.framesBehind({ next: 0, applied: 0 }));
   }
 
   /**
@@ -125,6 +127,7 @@ export class LinkKeeper {
    *   connection: nothing has happened then
    */
   attach(socket: Duplex, theirs: Resume): void {
+    if (this.#connection < 0) throw stale('the channel has had no connection yet');
     if (this.#isOver || this.#isLast) throw stale('the channel takes no other connection any more');
     if (theirs.connection <= this.#connection) throw stale(`connection ${theirs.connection} came already`);
     const frames = this.#user.framesBehind(theirs);
@@ -189,7 +192,7 @@ export class LinkKeeper {
     this.#link.resume();
   }
 
-  #use(socket: Duplex): void {
+  #use(socket: Duplex, frames: readonly Uint8Array[]): void {
     this.#heardAt = performance.now();
     const link = new FrameLink(socket, {
       onPiece: piece => this.#hear(piece),
@@ -197,6 +200,7 @@ export class LinkKeeper {
     });
     this.#link = link;
     this.#user.onLinked();
+    for (const frame of frames) link.write(frame);
     for (const resolve of this.#whenLinked.splice(0)) resolve();
   }
 
@@ -260,8 +264,8 @@ export class LinkKeeper {
         const tooLong = AbortSignal.timeout(Math.max(MOST_SILENCE_MS, this.#silenceMs));
         const socket = await dial(AbortSignal.any([redialing.signal, tooLong]));
         if (await this.#resume(socket, redialing.signal)) return;
-      } catch {
-        // Patience has an end, and then the first reason counts.
+      } catch (error) {
+        this.#dialError = asVfioError(error, 'connect');
       }
       await backOff(attempt, redialing.signal);
     }
@@ -314,9 +318,9 @@ export class LinkKeeper {
   #goOn(socket: Duplex, { reason }: Pick<Resume, 'reason'>, frames: readonly Uint8Array[]): void {
     const afterMs = performance.now() - this.#lost!.at;
     this.#lost = undefined;
+    this.#dialError = undefined;
     this.#dropReason = '';
-    this.#use(socket);
-    for (const frame of frames) this.#link?.write(frame);
+    this.#use(socket, frames);
     const event = { event: 'link-resumed', channel: this.#options.channel, afterMs } as const;
     this.#tell({ ...event, reason: reason === '' ? undefined : reason });
   }
@@ -327,7 +331,7 @@ export class LinkKeeper {
 
   /** How long a peer that lives may say nothing. */
   get #silenceMs(): number {
-    return Math.max(Math.min(this.#options.timeoutMs / 3, MOST_SILENCE_MS), this.patienceMs / 3);
+    return Math.ceil(Math.max(Math.min(this.#options.timeoutMs / 3, MOST_SILENCE_MS), this.patienceMs / 3));
   }
 
   #tick(): void {
@@ -348,7 +352,8 @@ export class LinkKeeper {
 
   #checkPatience(now: number): void {
     if (this.#lost === undefined || now - this.#lost.at < this.patienceMs) return;
-    const message = `the link was not back within ${Math.round(this.patienceMs)} ms: ${this.#lost.error.message}`;
+    const since = this.#dialError === undefined ? '' : `; then ${this.#dialError.message}`;
+    const message = `the link was not back within ${Math.round(this.patienceMs)} ms: ${this.#lost.error.message}${since}`;
     this.fail(new VfioError('ETIMEDOUT', { operation: 'migration stream', message, cause: this.#lost.error }));
   }
 }

@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { DeviceHandle } from '../../device/index.js';
 import { DirtySet, LoggingSession, type LostLog, type Tracker, TrackerUnion } from '../../tracker/index.js';
 import { asVfioError, VfioError, viewOf } from '../../uapi/index.js';
+import type { TlsIdentity } from '../link/tls-identity.js';
 import { type MachineMemory, PAGE_SIZE } from '../memory/machine-memory.js';
 import {
   isSameRecord,
@@ -63,7 +64,12 @@ export interface MigrateOptions extends PassOptions {
    * keep the machine stopped while hashing. Default `off`.
    */
   verify?: 'off' | 'abort' | 'report';
-  /** How long the destination may be silent, or out of reach, milliseconds; default 60,000. */
+  /** Whom to trust, and who this end is. Without it the destination must be on this host. */
+  tls?: TlsIdentity;
+  /**
+   * How long the destination may be silent, or out of reach, milliseconds; default 60,000. A connection that is lost is made again meanwhile; while
+   * the machine is stopped it is waited for no longer than twice the downtime limit, or a second.
+   */
   timeoutMs?: number;
   /** Gives up, at once and in any phase: the machine then runs on at the source. Too late once the destination was told to run;
    * then it only ends the waiting for an ownership store that does not answer. */
@@ -221,7 +227,7 @@ class MigrationSource {
 
   async #connect(): Promise<SourceLink> {
     this.#enter('connect');
-    const { to, timeoutMs, ownership } = this.#options;
+    const { to, tls, timeoutMs, ownership } = this.#options;
     await this.#devices.take();
     if (ownership !== undefined) {
       const askedAt = performance.now();
@@ -229,7 +235,7 @@ class MigrationSource {
       this.#storeMs = performance.now() - askedAt;
     }
     const onLinkEvent = (event: MigrationEvent) => this.#emit(event);
-    const link = new SourceLink({ to, timeoutMs, interruption: this.#interruption, onLinkEvent });
+    const link = new SourceLink({ to, tls, timeoutMs, interruption: this.#interruption, onLinkEvent });
     this.#link = link;
     await link.connect();
     const theirs = await link.agree({
