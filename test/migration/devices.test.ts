@@ -73,6 +73,8 @@ async function move({ source, destination }: Ends, options: Partial<MigrateOptio
     memory: source.machine,
     devices: source.handles,
     timeoutMs: 3000,
+    // On a busy machine the first round trip alone may take longer than the default.
+    downtimeLimitMs: 10_000,
     ...options,
   });
   const refusal = await received;

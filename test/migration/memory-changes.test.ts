@@ -137,6 +137,8 @@ async function move(
     memory: source.machine,
     devices: [source.handle],
     timeoutMs: 3000,
+    // On a busy machine the first round trip alone may take longer than the default.
+    downtimeLimitMs: 10_000,
     verify: 'report',
     ...options,
   });
