@@ -87,7 +87,7 @@ class MigrationSource {
   readonly #options: MigrateOptions;
   readonly #limits: ConvergenceLimits;
   readonly #devices: SourceDevices;
-  readonly #tracker: Tracker;
+  readonly #tracker: TrackerUnion;
   readonly #passes: PassSender;
   readonly #interruption = new Interruption();
   readonly #report = emptyReport();
@@ -212,6 +212,7 @@ class MigrationSource {
       await this.#collect(dirty);
       const collectedAt = performance.now();
       report.dirtyPages = dirty.count();
+      report.dirtyBySource = this.#tracker.found;
       report.dirtyPagesPerSecond = (report.dirtyPages * 1000) / (collectedAt - this.#lastCollectAt);
       this.#lastCollectAt = collectedAt;
       const estimate = await this.#estimate(link, report.dirtyPages);

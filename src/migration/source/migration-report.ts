@@ -1,4 +1,4 @@
-import type { LostLog } from '../../tracker/index.js';
+import type { FoundPages, LostLog } from '../../tracker/index.js';
 import type { VfioError } from '../../uapi/index.js';
 
 /** Where a migration is. */
@@ -27,6 +27,8 @@ export interface PassReport {
   dirtyPages: number;
   /** Those, per second since the logs were read before. */
   dirtyPagesPerSecond: number;
+  /** What each tracker found when the pass was done; a page that several found counts for each. Empty for the last pass. */
+  dirtyBySource: readonly FoundPages[];
   /** Downtime to expect if the machine had been stopped after this pass; `undefined` for the last one. */
   estimatedDowntimeMs: number | undefined;
 }

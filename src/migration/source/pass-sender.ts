@@ -82,6 +82,7 @@ export class PassSender {
       bytesSent,
       durationMs,
       dirtyPages: 0,
+      dirtyBySource: [],
       dirtyPagesPerSecond: 0,
       estimatedDowntimeMs: undefined,
     };
