@@ -139,7 +139,7 @@ function readProgress(reader: Reader, settings: ReturnType<typeof settingsOf>): 
   const counters = readCounters(reader);
   const words = reader.part();
   if (words.length % 4 !== 0) throw invalid('order', `${words.length} bytes`);
-  const order = new Uint32Array(words.slice().buffer);
+  const order = new Uint32Array(Uint8Array.from(words).buffer);
   // The order itself knows which places there are.
   createPageOrder(settings, order);
   return { counters, order, generations: decodeGenerations(reader.part(), settings.pages) };
