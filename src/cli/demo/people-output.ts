@@ -225,7 +225,7 @@ function verdict({ migration, proof, lost, verified }: DemoResult, options: Demo
   ];
   return leftOut.length === 0
     ? `${pc.red('NOT verified:')} ${share}; ${whose}.`
-    : `${pc.red('Lost:')} ${share}; ${whose}. That is what ${leftOut.join(' and ')} ${leftOut.length === 1 ? 'is' : 'are'} for.`;
+    : `${pc.red('Lost:')} ${share}; ${whose}.\nThat is what ${leftOut.join(' and ')} ${leftOut.length === 1 ? 'is' : 'are'} for.`;
 }
 
 function count(value: number): string {
