@@ -22,6 +22,7 @@ const program = new Command('dmalog')
 Examples:
   $ dmalog demo                                          a live migration on this machine, proven
   $ dmalog demo --no-log                                 the same without DMA logging: what gets lost
+  $ dmalog demo --no-cpu-log                             or without the CPUs' own writes
   $ dmalog device dma-engine --socket /run/engine.sock   a device for a VMM or a test
   $ dmalog device nvme --file disk.img --socket /run/disk.sock
   $ dmalog conform vfio-user:/run/disk.sock              does a device keep the contract?

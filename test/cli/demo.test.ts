@@ -1,8 +1,12 @@
 import type { ChildProcess } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
+import { cannotTrack } from '../tracker/cpu/helpers.js';
 import { demoFolders, eventually, isAlive, parseLines, run, start } from './run-cli.js';
 
-const SMALL = ['demo', '--json', '--memory', '64M', '--settle', '300'];
+/** A limit that the first pass fits, however busy this machine is. */
+const UNHURRIED = ['--downtime-limit', '60000'];
+const SMALL = ['demo', '--json', '--memory', '64M', '--settle', '300', ...UNHURRIED];
+const forbidUserfaultfd = new URL('../tracker/cpu/forbid-userfaultfd.mjs', import.meta.url).href;
 type Processes = Record<'source' | 'destination', { host: number; device: number }>;
 
 /** Runs the demo and calls `act` with its processes when the first event of that name comes. */
@@ -57,28 +61,102 @@ describe('dmalog demo', () => {
     expect(result.digests.source).toBe(result.digests.destination);
     expect(result.engine.pagesChecked).toBeGreaterThan(0);
     expect(result.engine).toMatchObject({ checkErrors: 0, verify: { bad: 0 } });
-    // The engine went on at the destination: it wrote more than it had at the switch.
+    expect(result.cpus.pagesChecked).toBeGreaterThan(0);
+    expect(result.cpus).toMatchObject({ checkErrors: 0, verify: { bad: 0 } });
+    expect(result.lost).toEqual({ engine: 0, cpus: 0 });
+    // Both went on at the destination: they wrote more than they had at the switch.
     expect(result.engine.running).toBe(true);
+    expect(result.cpus.running).toBe(true);
     expect(events[0].processes.source.host).not.toBe(events[0].processes.destination.host);
     expect(await eventually(() => demoFolders().length === 0)).toBe(true);
   });
 
+  it('says of each pass what the device wrote and what the CPUs wrote', async () => {
+    const { stdout } = await run(...SMALL);
+    const passes = parseLines(stdout).filter(({ event }) => event === 'pass');
+    const [first] = passes;
+    expect(first.dirtyBySource.map(({ tracker }: { tracker: string }) => tracker)).toEqual(['DMA log', 'CPU log']);
+    for (const { pages } of first.dirtyBySource) expect(pages).toBeGreaterThan(0);
+    // Engine and CPUs have memory of their own.
+    for (const { dirtyPages, dirtyBySource } of passes) {
+      const found = dirtyBySource.reduce((sum: number, { pages }: { pages: number }) => sum + pages, 0);
+      expect(found).toBe(dirtyPages);
+    }
+  });
+
   it('shows people the passes, the downtime and the proof', async () => {
-    const { code, stdout } = await run('demo', '--memory', '32M', '--settle', '200');
+    const { code, stdout } = await run('demo', '--memory', '32M', '--settle', '200', ...UNHURRIED);
     expect(code).toBe(0);
     expect(stdout).toMatch(/pages sent/);
     expect(stdout).toMatch(/downtime +\d/);
     expect(stdout).toMatch(/SHA-256 +source +[0-9a-f]{64}/);
+    expect(stdout).toMatch(/dirty by DMA .* by CPUs/);
+    expect(stdout).toMatch(/engine check .*\n +CPU check /);
     expect(stdout).toMatch(/Verified: memory was equal/);
   });
 
-  it('shows stale pages without DMA logging, and ends with 4', async () => {
-    const { code, stdout } = await run(...SMALL, '--no-log');
+  it.each([
+    ['DMA logging', '--no-log', 'engine', 'cpus'],
+    ["the CPUs' writes", '--no-cpu-log', 'cpus', 'engine'],
+  ])(
+    'shows stale pages without %s, of those alone who wrote them, and ends with 4',
+    async (_, option, loser, other) => {
+      const { code, stdout } = await run(...SMALL, option);
+      expect(code).toBe(4);
+      const result = parseLines(stdout).at(-1);
+      expect(result).toMatchObject({ verified: false, outcome: 'moved' });
+      expect(result.stalePages).toBeGreaterThan(0);
+      expect(result.lost).toEqual({ [loser]: result.stalePages, [other]: 0 });
+      expect(result[loser].verify.stale).toBeGreaterThan(0);
+    },
+  );
+
+  it('tells people who lost how many pages', async () => {
+    const { code, stdout } = await run(
+      'demo',
+      '--memory',
+      '32M',
+      '--settle',
+      '200',
+      '--no-log',
+      '--no-cpu-log',
+      ...UNHURRIED,
+    );
     expect(code).toBe(4);
-    const result = parseLines(stdout).at(-1);
-    expect(result).toMatchObject({ verified: false, outcome: 'moved' });
-    expect(result.stalePages).toBeGreaterThan(0);
-    expect(result.engine.verify.stale).toBeGreaterThan(0);
+    expect(stdout).toMatch(/DMA log +left out\n +CPU log +left out/);
+    expect(stdout).toMatch(/Lost: .* stale at the switch; the engine lost [1-9].*, the CPUs [1-9]/);
+  });
+
+  it.each([
+    ['asked to', {}, ['--cpu-log', 'marks'], null],
+    ['the kernel does not let them be tracked', { NODE_OPTIONS: `--import=${forbidUserfaultfd}` }, [], /seccomp/],
+  ] as [string, NodeJS.ProcessEnv, string[], RegExp | null][])(
+    'lets the CPUs mark what they write when %s, and loses nothing',
+    async (_, environment, parameters, why) => {
+      const { code, stdout, stderr } = await start([...SMALL, ...parameters], 'pipe', environment).finished;
+      expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+      const events = parseLines(stdout);
+      const { cpuLog } = events.find(({ event }) => event === 'migrating');
+      expect(cpuLog.by).toBe('marks');
+      if (why === null) expect(cpuLog.why).toBeUndefined();
+      else expect(cpuLog.why).toMatch(why);
+      expect(events.at(-1)).toMatchObject({ verified: true, lost: { engine: 0, cpus: 0 } });
+      const first = events.find(({ event }) => event === 'pass');
+      expect(first.dirtyBySource[1].pages).toBeGreaterThan(0);
+    },
+  );
+
+  it.skipIf(cannotTrack)('lets the kernel track the CPUs where it can', async () => {
+    const events = parseLines((await run(...SMALL)).stdout);
+    expect(events.find(({ event }) => event === 'migrating').cpuLog).toEqual({ by: 'kernel' });
+  });
+
+  it("ends with 1 and a line that says why when the kernel's tracking is asked for and cannot be had", async () => {
+    const environment = { NODE_OPTIONS: `--import=${forbidUserfaultfd}` };
+    const { code, stderr } = await start([...SMALL, '--cpu-log', 'kernel'], 'pipe', environment).finished;
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/^dmalog: source host: .*userfaultfd: .*seccomp.*\(EPERM\)\n$/);
+    expect(await eventually(() => demoFolders().length === 0)).toBe(true);
   });
 
   it('refuses more memory than the machine has, in one line', async () => {

@@ -24,11 +24,12 @@ afterAll(() => rmSync(temporary, { recursive: true, force: true }));
 export function start(
   parameters: readonly string[],
   stdoutTo: number | 'pipe' = 'pipe',
+  environment: NodeJS.ProcessEnv = {},
 ): { child: ChildProcess; finished: Promise<Finished> } {
   const child = spawn(process.execPath, [main, ...parameters], {
     stdio: ['ignore', stdoutTo, 'pipe'],
     // The test runner may force colours on whatever it starts.
-    env: { ...process.env, TMPDIR: temporary, FORCE_COLOR: '', CI: 'true' },
+    env: { ...process.env, TMPDIR: temporary, FORCE_COLOR: '', CI: 'true', ...environment },
   });
   let stdout = '';
   let stderr = '';

@@ -27,6 +27,8 @@ describe('dmalog', () => {
     [['demo', '--memory', '0'], 'It takes a whole number'],
     [['demo', '--rate', '-1'], 'It takes a whole number'],
     [['demo', '--workload', 'lazy'], 'It takes one of sequential, uniform, hot-set, rings'],
+    [['demo', '--cpus', '0'], 'It takes a whole number, 1 to 64'],
+    [['demo', '--cpu-log', 'magic'], 'It takes one of auto, kernel, marks'],
     [['demo', '--downtime-limit', '0'], 'It takes a whole number, 1 or more'],
     [['demo', 'extra'], 'too many arguments'],
     [['dmeo'], 'Did you mean demo?'],

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { decodeGenerations, encodeGenerations } from '../../src/devices/dma-engine/generation-table.js';
+import { decodeGenerations, encodeGenerations } from '../../src/devices/workload/generation-table.js';
 
 const anyTable = fc
   .array(fc.tuple(fc.integer({ min: 1, max: 300 }), fc.oneof(fc.nat(3), fc.nat(200), fc.nat(0xffff_ffff))), {

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { CATCH_UP_MS, Pacer } from '../../src/devices/dma-engine/pacer.js';
+import { CATCH_UP_MS, Pacer } from '../../src/devices/workload/pacer.js';
 
 describe('the pacer', () => {
   test('the example of the header comment holds', () => {

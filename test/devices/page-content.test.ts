@@ -1,8 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { mix } from '../../src/devices/dma-engine/mix.js';
-import { fillPage, findFault, generationIn, PAGE_MAGIC } from '../../src/devices/dma-engine/page-content.js';
-import { PageFault } from '../../src/devices/dma-engine/registers.js';
+import { mix } from '../../src/devices/workload/mix.js';
+import { fillPage, findFault, generationIn, PAGE_MAGIC } from '../../src/devices/workload/page-content.js';
+import { PageFault } from '../../src/devices/workload/page-fault.js';
 
 const anyWord = fc.nat(0xffff_ffff);
 const anyIdentity = fc.tuple(fc.nat(2 ** 26), fc.integer({ min: 1, max: 0xffff_ffff }), anyWord);

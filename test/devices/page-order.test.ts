@@ -1,8 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { createPageOrder } from '../../src/devices/dma-engine/page-order.js';
-import { WorkloadKind } from '../../src/devices/dma-engine/registers.js';
-import type { WorkloadSettings } from '../../src/devices/dma-engine/workload-settings.js';
+import { createPageOrder } from '../../src/devices/workload/page-order.js';
+import { WorkloadKind } from '../../src/devices/workload/workload-kind.js';
+import type { WorkloadSettings } from '../../src/devices/workload/workload-settings.js';
 
 function settingsOf(changes: Partial<WorkloadSettings>): WorkloadSettings {
   return { kind: 0, pageSize: 4096, base: 0, pages: 100, seed: 1, exponent: 1, rings: 4, burst: 8, ...changes };

@@ -1,8 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { GOLDEN, mix } from '../../src/devices/dma-engine/mix.js';
-import { Random } from '../../src/devices/dma-engine/random.js';
-import { Zipf } from '../../src/devices/dma-engine/zipf.js';
+import { GOLDEN, mix } from '../../src/devices/workload/mix.js';
+import { Random } from '../../src/devices/workload/random.js';
+import { Zipf } from '../../src/devices/workload/zipf.js';
 
 /** xoshiro128** in bigints, as its authors' paper states it. */
 function* naiveXoshiro(seed: readonly number[]): Generator<number> {

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { FeatureClient, type FeatureDoor, localDoor } from '../../src/device/index.js';
-import { DirtySet, LoggingSession, TrackerUnion } from '../../src/tracker/index.js';
+import { DirtySet, LoggingSession, MarkedTracker, TrackerUnion } from '../../src/tracker/index.js';
 import { linux, type Profile, profiles, rfc, VfioError, vfioUser } from '../../src/uapi/index.js';
 import { dirtyPages, PAGES, range, writer } from './one-range.js';
 import { type WriterDevice, writerWithMemory } from './writer-device.js';
@@ -324,6 +324,33 @@ describe('TrackerUnion', () => {
     expect(dirtyPages(dirty)).toEqual([1, 2]);
     await union.stop();
     expect(one.device.dma.log.active || two.device.dma.log.active).toBe(false);
+  });
+
+  it('says how many pages each of its trackers found at the last collect', async () => {
+    const other = { iova: range.iova + range.length, length: 0x8000n };
+    const marked = ['one', 'two', 'three'].map(name => new MarkedTracker([range, other], { name }));
+    const union = new TrackerUnion(marked);
+    await union.start([range, other]);
+    expect(union.found).toEqual([]);
+    const pages = fc.array(fc.nat(PAGES + 7), { maxLength: 10 });
+    await fc.assert(
+      fc.asyncProperty(fc.tuple(pages, pages, pages), pages, fc.boolean(), async (writes, before, both) => {
+        const ranges = both ? [range, other] : [range];
+        const visible = (page: number) => both || page < PAGES;
+        for (const [index, touched] of writes.entries()) {
+          for (const page of touched) marked[index]!.mark(range.iova + BigInt(page) * 4096n, 1);
+        }
+        const dirty = new DirtySet(ranges);
+        for (const page of before) dirty.mark({ iova: range.iova + BigInt(page) * 4096n, length: 1n });
+        expect(await union.collect(dirty)).toEqual([]);
+        const found = writes.map(touched => new Set(touched.filter(visible)).size);
+        expect(union.found).toEqual(['one', 'two', 'three'].map((tracker, at) => ({ tracker, pages: found[at] })));
+        expect(dirty.count()).toBe(new Set([...writes.flat(), ...before].filter(visible)).size);
+        // What was not asked for is left for the next time.
+        await union.collect(new DirtySet([range, other]));
+      }),
+    );
+    await union.stop();
   });
 
   it('starts all or none', async () => {

@@ -1,4 +1,5 @@
 import { Command, Option } from 'commander';
+import { MOST_CPUS } from '../../devices/guest-cpus/index.js';
 import { asVfioError, VfioError } from '../../uapi/index.js';
 import { oneOf, parseSize, wholeNumber } from '../arguments.js';
 import { ExitCode } from '../exit-code.js';
@@ -12,7 +13,10 @@ interface DemoFlags {
   workload: DemoOptions['workload'];
   rate: number;
   seed: number;
+  cpus: number;
+  cpuRate: number;
   log: boolean;
+  cpuLog: Exclude<DemoOptions['cpuLog'], 'none'> | false;
   downtimeLimit: number;
   maxPasses: number;
   settle: number;
@@ -30,18 +34,28 @@ export function demoCommand(): Command {
         .default('hot-set'),
     )
     .option('--rate <pages>', 'pages the engine writes per second', wholeNumber(0, 10_000_000), 20_000)
+    .option('--cpus <count>', 'threads that write guest memory as its CPUs', wholeNumber(1, MOST_CPUS), 2)
+    .option('--cpu-rate <pages>', 'pages the CPUs write per second, together', wholeNumber(0, 10_000_000), 5000)
     .option('--seed <number>', 'seed of memory and workload', wholeNumber(0, 2 ** 32 - 1), 1)
     .option('--downtime-limit <ms>', 'longest downtime wanted', wholeNumber(1), 300)
     .option('--max-passes <count>', 'most passes while the machine runs', wholeNumber(1), 30)
-    .option('--settle <ms>', 'how long the engine runs before and after', wholeNumber(0, 600_000), 1500)
+    .option('--settle <ms>', 'how long the machine runs before and after', wholeNumber(0, 600_000), 1500)
     .option('--no-log', 'leave DMA logging out, to see what gets lost')
+    .addOption(
+      new Option('--cpu-log <how>', "who logs the CPUs' writes: kernel, marks (the CPUs themselves), auto")
+        .argParser(oneOf(['auto', 'kernel', 'marks']))
+        .default('auto'),
+    )
+    .option('--no-cpu-log', "leave the CPUs' writes out, to see what gets lost")
     .option('--json', 'print events as lines of JSON, the result last', false)
     .addHelpText(
       'after',
       `
 Examples:
-  $ dmalog demo                            1 GiB, 20,000 pages a second over a hot set
+  $ dmalog demo                            1 GiB; an engine writes 20,000 pages a second,
+                                           two CPUs write 5,000
   $ dmalog demo --no-log                   the same without DMA logging: exits with 4
+  $ dmalog demo --no-cpu-log               without the CPUs' writes: exits with 4
   $ dmalog demo --rate 200000 --workload uniform --max-passes 5
                                            more than the link takes: exits with 3
   $ dmalog demo --json | tail -1           the result for a program
@@ -62,7 +76,10 @@ async function demo(flags: DemoFlags): Promise<number> {
     rate: flags.rate,
     seed: flags.seed,
     exponent: 1,
+    cpus: flags.cpus,
+    cpuRate: flags.cpuRate,
     log: flags.log,
+    cpuLog: flags.cpuLog || 'none',
     downtimeLimitMs: flags.downtimeLimit,
     maxPasses: flags.maxPasses,
     settleMs: flags.settle,

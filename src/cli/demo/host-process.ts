@@ -1,15 +1,26 @@
 import { createCipheriv } from 'node:crypto';
 import { rmSync } from 'node:fs';
+import { type DeviceHandle, LocalDevice } from '../../device/index.js';
 import { DmaEngineDriver } from '../../devices/dma-engine/index.js';
+import { GuestCpus } from '../../devices/guest-cpus/index.js';
 import { GuestMemory } from '../../memory/index.js';
 import { MachineMemory, MigrationReceiver, migrate } from '../../migration/index.js';
+import { CpuTracker, LoggingSession, type MarkedTracker, type Tracker } from '../../tracker/index.js';
 import { asVfioError, VfioError } from '../../uapi/index.js';
 import { VfioUserClient } from '../../vfio-user/index.js';
-import type { HostCall, HostCalls, HostMessage, HostRequest } from './host-protocol.js';
+import { type CpuLog, chooseCpuLog, marksFor } from './cpu-log.js';
+import {
+  CPU_LOG_NAME,
+  DMA_LOG_NAME,
+  type HostCall,
+  type HostCalls,
+  type HostMessage,
+  type HostRequest,
+} from './host-protocol.js';
 
 /*
- * A host of the demo, in a process of its own: it owns the guest's memory and the connection to the device, and is one end of the
- * migration.
+ * A host of the demo, in a process of its own: it owns the guest's memory, the guest's CPUs and the connection to the device, and is one end of
+ * the migration.
  */
 
 type Served = { [Call in HostCall]: (parameters: HostCalls[Call]['parameters']) => Promise<HostCalls[Call]['result']> };
@@ -19,9 +30,14 @@ class Host implements Served {
   #machine: MachineMemory | undefined;
   #device: VfioUserClient | undefined;
   #engine: DmaEngineDriver | undefined;
+  #cpus: GuestCpus | undefined;
+  #cpuDevice: LocalDevice | undefined;
+  #cpuLog: CpuLog | undefined;
+  #marks: MarkedTracker | undefined;
   #receiver: MigrationReceiver | undefined;
 
-  async boot({ socket, memoryBytes }: HostCalls['boot']['parameters']): Promise<undefined> {
+  async boot({ socket, memoryBytes, cpus, cpuLog }: HostCalls['boot']['parameters']): Promise<CpuLog> {
+    this.#cpuLog = chooseCpuLog(cpuLog);
     const device = await VfioUserClient.connect(socket);
     const memory = GuestMemory.create(memoryBytes, 'demo-guest');
     const range = { iova: 0n, length: BigInt(memoryBytes) };
@@ -30,7 +46,15 @@ class Host implements Served {
     this.#memory = memory;
     this.#machine = new MachineMemory([{ ...range, memory }]);
     this.#engine = await DmaEngineDriver.attach(device);
-    return undefined;
+    const marks = marksFor(this.#cpuLog, [range], CPU_LOG_NAME);
+    this.#cpus = await GuestCpus.create({
+      cpus,
+      slot: this.#machine.slots[0]!,
+      ...(marks && { shareMarks: () => marks.share() }),
+    });
+    this.#cpuDevice = new LocalDevice(this.#cpus);
+    this.#marks = marks;
+    return this.#cpuLog;
   }
 
   /** AES-CTR's key stream is random enough that no page is like another, comes again from the same seed, and is made at GB/s. */
@@ -46,14 +70,16 @@ class Host implements Served {
     return undefined;
   }
 
-  async startWorkload(workload: HostCalls['startWorkload']['parameters']): Promise<undefined> {
-    await need(this.#engine).configureWorkload(workload);
+  async startWorkloads({ engine, cpus }: HostCalls['startWorkloads']['parameters']): Promise<undefined> {
+    await need(this.#engine).configureWorkload(engine);
     await need(this.#engine).start();
+    await need(this.#cpus).configure(cpus);
+    need(this.#cpus).start();
     return undefined;
   }
 
   async listen(): Promise<{ host: string; port: number }> {
-    this.#receiver = await MigrationReceiver.listen({ memory: need(this.#machine), devices: [need(this.#device)] });
+    this.#receiver = await MigrationReceiver.listen({ memory: need(this.#machine), devices: this.#devices });
     return this.#receiver.address;
   }
 
@@ -65,8 +91,8 @@ class Host implements Served {
     return migrate({
       to,
       memory: need(this.#machine),
-      devices: [need(this.#device)],
-      ...(log ? {} : { trackers: [] }),
+      devices: this.#devices,
+      trackers: this.#trackers(log),
       downtimeLimitMs,
       maxPasses,
       verify: 'report',
@@ -74,13 +100,30 @@ class Host implements Served {
     });
   }
 
-  async statistics(): Promise<HostCalls['statistics']['result']> {
-    return need(this.#engine).statistics();
+  /** Who drives a device stops before it. */
+  get #devices(): DeviceHandle[] {
+    return [need(this.#cpuDevice), need(this.#device)];
   }
 
-  async verify(): Promise<HostCalls['verify']['result']> {
-    await need(this.#engine).stop();
-    return need(this.#engine).verify();
+  /** All that writes guest memory, each with its log, but for what is left out. */
+  #trackers(log: boolean): Tracker[] {
+    const trackers: Tracker[] = [];
+    // Whoever logs on a device that nobody else migrates has died.
+    if (log) trackers.push(new LoggingSession(need(this.#device).features, { name: DMA_LOG_NAME, takeOver: true }));
+    if (this.#marks !== undefined) trackers.push(this.#marks);
+    if (this.#cpuLog?.by === 'kernel') trackers.push(new CpuTracker(need(this.#machine).slots, { name: CPU_LOG_NAME }));
+    return trackers;
+  }
+
+  async prove(): Promise<HostCalls['prove']['result']> {
+    const [engine, cpus] = [need(this.#engine), need(this.#cpus)];
+    const [{ running: engineRuns }, { running: cpusRun }] = [await engine.statistics(), await cpus.statistics()];
+    await engine.stop();
+    await cpus.stop();
+    return {
+      engine: { ...(await engine.statistics()), running: engineRuns, verify: await engine.verify() },
+      cpus: { ...(await cpus.statistics()), running: cpusRun, verify: await cpus.verify() },
+    };
   }
 
   async peakMemory(): Promise<number> {

@@ -8,7 +8,7 @@ export class JsonOutput implements DemoOutput {
     print(event);
   }
 
-  finish({ migration, engine, verified, peakMemory }: DemoResult): void {
+  finish({ migration, proof, lost, verified, peakMemory }: DemoResult): void {
     const { passes, ...totals } = migration;
     print({
       event: 'result',
@@ -18,7 +18,9 @@ export class JsonOutput implements DemoOutput {
       stalePages: migration.stalePages ?? null,
       passes: passes.length,
       passReports: passes,
-      engine: engine ?? null,
+      lost: lost ?? null,
+      engine: proof?.engine ?? null,
+      cpus: proof?.cpus ?? null,
       peakMemoryBytes: peakMemory ?? null,
     });
   }

@@ -2,8 +2,10 @@ import { Presets, SingleBar } from 'cli-progress';
 import Table from 'cli-table3';
 import type { PassReport } from '../../migration/index.js';
 import { colorsFor } from '../colors.js';
+import type { CpuLog } from './cpu-log.js';
 import type { DemoEvent, DemoOptions, DemoResult } from './demo.js';
 import type { DemoOutput } from './demo-output.js';
+import { CPU_LOG_NAME, DMA_LOG_NAME, type Proof } from './host-protocol.js';
 
 const pc = colorsFor(process.stdout);
 const PAGE = 4096;
@@ -90,9 +92,13 @@ function describe(event: DemoEvent): string | undefined {
     case 'filled':
       return `  memory filled with random data in ${milliseconds(event.milliseconds)}`;
     case 'workload':
-      return `  the engine writes ${count(event.rate)} pages/s by itself (${event.kind}, seed ${event.seed})`;
+      return `  the engine writes ${count(event.rate)} pages/s by itself, by DMA (${event.kind}, seed ${event.seed})
+  ${cpuThreads(event.cpus)} ${count(event.cpuRate)} pages/s, by plain stores`;
     case 'migrating':
-      return `\nMigrating, ${event.log ? 'with the DMA log' : pc.yellow('without the DMA log')}, downtime limit ${event.downtimeLimitMs} ms`;
+      return `
+Migrating, downtime limit ${event.downtimeLimitMs} ms
+  DMA log      ${event.log ? "the device's own" : pc.yellow('left out')}
+  CPU log      ${cpuLogWords(event.cpuLog)}`;
     case 'phase':
       return phaseLine(event.phase);
     case 'pass':
@@ -100,9 +106,26 @@ function describe(event: DemoEvent): string | undefined {
     case 'log-lost':
       return pc.yellow(`  ${event.tracker} lost its log, everything counts as dirty: ${event.error.message}`);
     case 'checking':
-      return `  the engine runs on at the destination, and checks every page before it writes it again`;
+      return '  engine and CPUs run on at the destination, and check every page before they write it again';
     default:
       return undefined;
+  }
+}
+
+function cpuThreads(cpus: number): string {
+  return cpus === 1 ? 'a CPU, a thread of the host, writes' : `${cpus} CPUs, threads of the host, write`;
+}
+
+function cpuLogWords({ by, why }: CpuLog): string {
+  switch (by) {
+    case 'kernel':
+      return "the kernel's: userfaultfd and PAGEMAP_SCAN";
+    case 'marks':
+      return why === undefined
+        ? 'marks that the CPUs make'
+        : `marks that the CPUs make, as the kernel's cannot be had: ${why}`;
+    case 'none':
+      return pc.yellow('left out');
   }
 }
 
@@ -115,7 +138,7 @@ function passLine(pass: PassReport): string {
 }
 
 function phaseLine(phase: string): string | undefined {
-  if (phase === 'stop-and-copy') return '  the rest fits: engine stopped, last pages and device state follow';
+  if (phase === 'stop-and-copy') return '  the rest fits: engine and CPUs stopped, last pages and their states follow';
   if (phase === 'verify') return '  both ends hash all memory while the machine stands still';
   if (phase === 'switch') return '  the destination is told to run';
   return undefined;
@@ -123,8 +146,8 @@ function phaseLine(phase: string): string | undefined {
 
 function passTable(passes: readonly PassReport[], phase: string): string {
   const table = new Table({
-    head: ['pass', 'pages sent', 'time', 'speed', 'dirty after', 'dirty pages/s', 'est. downtime'],
-    colAligns: ['left', 'right', 'right', 'right', 'right', 'right', 'right'],
+    head: ['pass', 'pages sent', 'time', 'speed', 'dirty by DMA', 'by CPUs', 'dirty/s', 'est. downtime'],
+    colAligns: ['left', 'right', 'right', 'right', 'right', 'right', 'right', 'right'],
     style: { head: [], border: [] },
   });
   for (const pass of passes) {
@@ -134,7 +157,8 @@ function passTable(passes: readonly PassReport[], phase: string): string {
       count(pass.pagesSent),
       milliseconds(pass.durationMs),
       speed((pass.bytesSent * 1000) / pass.durationMs),
-      isLast ? '' : count(pass.dirtyPages),
+      isLast ? '' : foundBy(DMA_LOG_NAME, pass),
+      isLast ? '' : foundBy(CPU_LOG_NAME, pass),
       isLast ? '' : count(pass.dirtyPagesPerSecond),
       pass.estimatedDowntimeMs === undefined ? '' : milliseconds(pass.estimatedDowntimeMs),
     ]);
@@ -142,7 +166,13 @@ function passTable(passes: readonly PassReport[], phase: string): string {
   return table.toString();
 }
 
-function summary({ migration, engine, peakMemory }: DemoResult, options: DemoOptions): [string, string][] {
+/** A source without a log has dirty pages too, but nobody knows how many. */
+function foundBy(name: string, { dirtyBySource }: PassReport): string {
+  const found = dirtyBySource.find(({ tracker }) => tracker === name);
+  return found === undefined ? '?' : count(found.pages);
+}
+
+function summary({ migration, proof, peakMemory }: DemoResult, options: DemoOptions): [string, string][] {
   const lines: [string, string][] = [
     [
       'sent',
@@ -167,28 +197,33 @@ function summary({ migration, engine, peakMemory }: DemoResult, options: DemoOpt
       ['', `destination ${migration.digests.destination}`],
     );
   }
-  if (engine !== undefined) {
-    const { verify } = engine;
-    lines.push([
-      'engine check',
-      `${count(engine.pagesChecked)} pages checked as it ran, ${count(engine.checkErrors)} wrong; of all ${count(verify.checked)} it ever wrote, ${count(verify.bad)} wrong`,
-    ]);
-  }
+  if (proof !== undefined) lines.push(['engine check', checks(proof.engine)], ['CPU check', checks(proof.cpus)]);
   return lines;
 }
 
-function verdict({ migration, engine, verified }: DemoResult, options: DemoOptions): string {
-  if (verified && (engine?.verify.checked ?? 0) === 0) {
-    return `${pc.green('Verified:')} memory was equal at the switch. The engine had written nothing that it could check.`;
+function checks({ pagesChecked, checkErrors, verify }: Proof['engine' | 'cpus']): string {
+  const running = `${count(pagesChecked)} pages checked while running, ${count(checkErrors)} wrong`;
+  return `${running}; then all ${count(verify.checked)} ever written, ${count(verify.bad)} wrong`;
+}
+
+function verdict({ migration, proof, lost, verified }: DemoResult, options: DemoOptions): string {
+  const found = (proof?.engine.verify.checked ?? 0) + (proof?.cpus.verify.checked ?? 0);
+  if (verified && found === 0) {
+    return `${pc.green('Verified:')} memory was equal at the switch. Neither engine nor CPUs had written what they could check.`;
   }
   if (verified) {
-    return `${pc.green('Verified:')} memory was equal at the switch, and the engine found every page as it left it.`;
+    return `${pc.green('Verified:')} memory was equal at the switch, and engine and CPUs found every page as they left it.`;
   }
   const stale = migration.stalePages ?? 0;
-  const size = `${count(stale)} pages (${((stale * PAGE * 100) / options.memoryBytes).toFixed(1)} %)`;
-  return options.log
-    ? `${pc.red('NOT verified:')} ${size} were stale at the switch.`
-    : `${pc.red('Lost:')} ${size} were stale at the switch. That is what DMA logging is for.`;
+  const share = `${count(stale)} pages (${((stale * PAGE * 100) / options.memoryBytes).toFixed(1)} %) were stale at the switch`;
+  const whose = `the engine lost ${count(lost?.engine ?? 0)}, the CPUs ${count(lost?.cpus ?? 0)}`;
+  const leftOut = [
+    ...(options.log ? [] : ['DMA logging']),
+    ...(options.cpuLog === 'none' ? ["tracking the CPUs' writes"] : []),
+  ];
+  return leftOut.length === 0
+    ? `${pc.red('NOT verified:')} ${share}; ${whose}.`
+    : `${pc.red('Lost:')} ${share}; ${whose}.\nThat is what ${leftOut.join(' and ')} ${leftOut.length === 1 ? 'is' : 'are'} for.`;
 }
 
 function count(value: number): string {

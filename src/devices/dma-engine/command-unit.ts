@@ -1,6 +1,7 @@
 import type { DmaPort } from '../../device/index.js';
 import type { MaybePromise } from '../../memory/index.js';
 import { ADDRESS_LIMIT, VfioError, viewOf } from '../../uapi/index.js';
+import type { Workload } from '../workload/index.js';
 import type { RegisterBlock } from './register-block.js';
 import {
   COMMAND_CHUNK,
@@ -11,7 +12,6 @@ import {
   SCATTER_ENTRY_SIZE,
   SCATTER_MAX_LENGTH,
 } from './registers.js';
-import type { Workload } from './workload.js';
 
 const { SOURCE, DESTINATION, LENGTH, PATTERN, COMMAND, COMMAND_DONE } = DmaEngineRegister;
 const { VERIFY_CHECKED, VERIFY_BAD, VERIFY_STALE, VERIFY_FIRST_BAD } = DmaEngineRegister;

@@ -2,9 +2,10 @@ import { PciDevice } from '../../device/index.js';
 import type { DmaLogOptions } from '../../log/index.js';
 import type { MaybePromise } from '../../memory/index.js';
 import { asVfioError, VfioError, viewOf } from '../../uapi/index.js';
+import { PAGES_PER_LOOK, Pacer, TICK_BUDGET_MS, TICK_MS, Workload } from '../workload/index.js';
 import { CommandUnit } from './command-unit.js';
 import { decodeState, encodeState, writeCounters } from './engine-state.js';
-import { Pacer } from './pacer.js';
+import { readSettings } from './read-settings.js';
 import { RegisterBlock } from './register-block.js';
 import {
   COMMAND_BUSY,
@@ -19,8 +20,6 @@ import {
   DmaEngineRegister,
   WorkloadControl,
 } from './registers.js';
-import { Workload } from './workload.js';
-import { readSettings } from './workload-settings.js';
 
 /** What may differ from one DMA engine to another. */
 export interface DmaEngineOptions {
@@ -44,12 +43,6 @@ const LIVE_WORDS: ReadonlySet<number> = new Set([WORKLOAD_RATE, CHECK_INTERVAL])
 /** Words that, but for the above, software may write while no workload is armed. */
 const WORKLOAD_WORDS = wordsBetween(DmaEngineRegister.WORKLOAD_KIND, CHECK_INTERVAL);
 
-/** How often the workload looks at the clock, milliseconds. */
-const TICK_MS = 4;
-/** Longest that one tick writes pages, milliseconds; what is still due then is given up. */
-const TICK_BUDGET_MS = 3;
-/** Pages between two looks at the budget. */
-const PAGES_PER_LOOK = 64;
 /** Chunks of a command between two turns of the event loop: 1 MiB. */
 const CHUNKS_PER_TURN = 16;
 

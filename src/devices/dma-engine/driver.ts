@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { DeviceHandle } from '../../device/index.js';
 import { type ErrnoName, errnoName, PciRegion, VfioError, viewOf } from '../../uapi/index.js';
+import { type WorkloadKindName, workloadKindNumbers } from '../workload/index.js';
 import {
   COMMAND_BUSY,
   COMMAND_ERRNO_MASK,
@@ -15,18 +16,7 @@ import {
   NO_PAGE,
   PageFault,
   WorkloadControl,
-  WorkloadKind,
 } from './registers.js';
-
-/** How a workload chooses the pages that it writes. */
-export type WorkloadKindName = 'sequential' | 'uniform' | 'hot-set' | 'rings';
-
-const kindNumbers: Readonly<Record<WorkloadKindName, number>> = {
-  sequential: WorkloadKind.SEQUENTIAL,
-  uniform: WorkloadKind.UNIFORM,
-  'hot-set': WorkloadKind.HOT_SET,
-  rings: WorkloadKind.RINGS,
-};
 
 /** A workload; see the registers of the same names for the limits. */
 export interface WorkloadConfig {
@@ -185,7 +175,7 @@ export class DmaEngineDriver {
    */
   async configureWorkload(config: WorkloadConfig): Promise<void> {
     await this.#write32(DmaEngineRegister.WORKLOAD_CONTROL, 0);
-    await this.#write32(DmaEngineRegister.WORKLOAD_KIND, kindNumbers[config.kind]);
+    await this.#write32(DmaEngineRegister.WORKLOAD_KIND, workloadKindNumbers[config.kind]);
     await this.#write32(DmaEngineRegister.WORKLOAD_PAGE_SIZE, config.pageSize ?? 4096);
     await this.#write64(DmaEngineRegister.WORKLOAD_BASE, config.base);
     await this.#write64(DmaEngineRegister.WORKLOAD_LENGTH, config.length);

@@ -1,5 +1,11 @@
 import { VfioError, viewOf } from '../../uapi/index.js';
-import { decodeGenerations, encodeGenerations } from './generation-table.js';
+import {
+  decodeGenerations,
+  encodeGenerations,
+  type WorkloadCounters,
+  type WorkloadProgress,
+} from '../workload/index.js';
+import { readSettings } from './read-settings.js';
 import { RegisterBlock } from './register-block.js';
 import {
   COMMAND_BUSY,
@@ -12,8 +18,6 @@ import {
   PageFault,
   WorkloadControl,
 } from './registers.js';
-import type { WorkloadCounters, WorkloadProgress } from './workload.js';
-import { readSettings } from './workload-settings.js';
 
 /*
  * The engine's migrating state:

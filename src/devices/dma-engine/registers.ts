@@ -49,6 +49,8 @@
  * four bytes of `value`, repeated from `iova` on.
  */
 
+export { NO_PAGE, PageFault, WORKLOAD_MAX_PAGES, WorkloadKind } from '../workload/index.js';
+
 /**
  * PCI vendor id. Not registered with the PCI-SIG, like the device id: 0x1234 is what emulators use for devices that exist only in software
  * (QEMU's `edu` is 1234:11e8).
@@ -125,33 +127,6 @@ export const COMMAND_ERRNO_MASK = 0xffff;
 /** WORKLOAD_CONTROL bits. RUN goes only with ARM. */
 export const WorkloadControl = { RUN: 1, ARM: 2 } as const;
 
-/** Values of WORKLOAD_KIND. */
-export const WorkloadKind = { SEQUENTIAL: 0, UNIFORM: 1, HOT_SET: 2, RINGS: 3 } as const;
-
-/** What a check finds in a page of the workload. */
-export const PageFault = {
-  /** As it should be. */
-  NONE: 0,
-  /** No header: the page was never written, or something else was. */
-  BLANK: 1,
-  /** The header of another page. */
-  OTHER_PAGE: 2,
-  /** The header of a run with another seed. */
-  OTHER_RUN: 3,
-  /** An older generation. */
-  STALE: 4,
-  /** A newer generation. */
-  NEWER: 5,
-  /** The right header over the wrong content. */
-  BODY: 6,
-} as const;
-
-/** A value of {@link PageFault}. */
-export type PageFault = (typeof PageFault)[keyof typeof PageFault];
-
-/** FIRST_BAD_PAGE and VERIFY_FIRST_BAD: there is none. */
-export const NO_PAGE = 0xffff_ffff;
-
 /** Bytes that a command moves between two looks at the rest of the world. */
 export const COMMAND_CHUNK = 65536;
 /** Size of an entry of SCATTER's list, bytes. */
@@ -159,8 +134,6 @@ export const SCATTER_ENTRY_SIZE = 16;
 /** Most bytes that one entry of SCATTER's list writes. */
 export const SCATTER_MAX_LENGTH = COMMAND_CHUNK;
 
-/** Most pages of a workload. */
-export const WORKLOAD_MAX_PAGES = 2 ** 26;
 /** Smallest WORKLOAD_PAGE_SIZE, bytes. */
 export const WORKLOAD_MIN_PAGE_SIZE = 64;
 /** Largest WORKLOAD_PAGE_SIZE, bytes. */

@@ -116,7 +116,7 @@ class MigrationSource {
   readonly #limits: ConvergenceLimits;
   readonly #devices: SourceDevices;
   readonly #memory: SourceMemory;
-  readonly #tracker: Tracker;
+  readonly #tracker: TrackerUnion;
   readonly #passes: PassSender;
   readonly #interruption = new Interruption();
   readonly #report = emptyReport();
@@ -346,6 +346,7 @@ class MigrationSource {
 
   #tellPass(report: PassReport, dirty: DirtySet, estimate: Downtime): void {
     report.dirtyPages = dirty.count();
+    report.dirtyBySource = this.#tracker.found;
     report.dirtyPagesPerSecond = this.#dirtyPagesPerSecond;
     report.estimatedDowntimeMs = estimate.totalMs;
     this.#report.estimatedDowntimeMs = estimate.totalMs;

@@ -1,4 +1,4 @@
-import type { LostLog } from '../../tracker/index.js';
+import type { FoundPages, LostLog } from '../../tracker/index.js';
 import type { VfioError } from '../../uapi/index.js';
 import type { LinkEvent } from '../link/link-keeper.js';
 import type { StopRule } from './convergence.js';
@@ -76,6 +76,8 @@ export interface PassReport {
   dirtyPages: number;
   /** Pages written, per second since the logs were read before. */
   dirtyPagesPerSecond: number;
+  /** What each tracker found when the pass was done; a page that several found counts for each. Empty for the last pass. */
+  dirtyBySource: readonly FoundPages[];
   /** Downtime to expect if the machine had been stopped after this pass; `undefined` for the last one. */
   estimatedDowntimeMs: number | undefined;
 }

@@ -67,6 +67,7 @@ export class PassSender {
       durationMs: performance.now() - progress.startedAt,
       hotPages: 0,
       dirtyPages: 0,
+      dirtyBySource: [],
       dirtyPagesPerSecond: 0,
       estimatedDowntimeMs: undefined,
     };

@@ -1,4 +1,5 @@
 import { VfioError } from '../../uapi/index.js';
+import type { WorkloadSettings } from '../workload/index.js';
 import type { RegisterBlock } from './register-block.js';
 import {
   BURST_MAX,
@@ -11,24 +12,6 @@ import {
   WORKLOAD_MIN_PAGE_SIZE,
   WorkloadKind,
 } from './registers.js';
-
-/** A workload's fixed parameters, as the registers hold them. */
-export interface WorkloadSettings {
-  kind: number;
-  /** Bytes of one write. */
-  pageSize: number;
-  /** IOVA of page 0; a number, so that the loop over pages touches no bigint. */
-  base: number;
-  /** Pages of the area. */
-  pages: number;
-  seed: number;
-  /** Hot set: Zipf's exponent. */
-  exponent: number;
-  /** Rings: how many. */
-  rings: number;
-  /** Rings: most buffers in one burst. */
-  burst: number;
-}
 
 const ADDRESS_END = 2n ** 53n;
 

@@ -5,6 +5,12 @@
  * and not 10000: a device that could not write did not write, and a flood afterwards is no rate.
  */
 
+/** How often the workload looks at the clock, milliseconds. */
+export const TICK_MS = 4;
+/** Longest that one tick writes pages, milliseconds; what is still due then is given up. */
+export const TICK_BUDGET_MS = 3;
+/** Pages between two looks at the budget. */
+export const PAGES_PER_LOOK = 64;
 /** Longest time that is made up for, milliseconds. */
 export const CATCH_UP_MS = 100;
 

@@ -1,5 +1,5 @@
 import { GOLDEN, mix } from './mix.js';
-import { PageFault } from './registers.js';
+import { PageFault } from './page-fault.js';
 
 /*
  * What the workload writes into a page, so that anybody who knows (page, generation, run) can tell whether the page is right.

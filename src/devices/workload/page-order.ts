@@ -1,6 +1,6 @@
 import { VfioError } from '../../uapi/index.js';
 import { RANDOM_STATE_WORDS, Random } from './random.js';
-import { WorkloadKind } from './registers.js';
+import { WorkloadKind } from './workload-kind.js';
 import type { WorkloadSettings } from './workload-settings.js';
 import { Zipf } from './zipf.js';
 

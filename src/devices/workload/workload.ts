@@ -1,9 +1,8 @@
-import type { DmaPort } from '../../device/index.js';
 import type { MaybePromise } from '../../memory/index.js';
 import { VfioError } from '../../uapi/index.js';
 import { fillPage, findFault, generationIn } from './page-content.js';
+import { NO_PAGE, PageFault } from './page-fault.js';
 import { createPageOrder, type PageOrder } from './page-order.js';
-import { NO_PAGE, PageFault } from './registers.js';
 import type { WorkloadSettings } from './workload-settings.js';
 
 /** What a workload counts; registers of the same names. */
@@ -15,6 +14,14 @@ export interface WorkloadCounters {
   firstBadFault: PageFault;
   firstBadExpected: number;
   firstBadFound: number;
+}
+
+/** Memory as a workload reaches it: a device's `DmaPort`, a CPU's loads and stores. */
+export interface WorkloadMemory {
+  /** Fills `into`. @throws VfioError, or rejects so */
+  read(iova: number, into: Uint8Array): MaybePromise<void>;
+  /** Writes all of `from`. @throws VfioError, or rejects so; EFAULT and EPERM say that nothing was written */
+  write(iova: number, from: Uint8Array): MaybePromise<void>;
 }
 
 /** Where a workload is; with its settings, all that it needs to go on elsewhere. */
@@ -44,7 +51,7 @@ export class Workload {
   resting = false;
   /** The first bad page was found. */
   onFirstBad: () => void = () => {};
-  readonly #dma: DmaPort;
+  readonly #memory: WorkloadMemory;
   readonly #order: PageOrder;
   readonly #generations: Uint32Array;
   readonly #written: Int32Array;
@@ -55,11 +62,11 @@ export class Workload {
   #turn: Promise<void> | undefined;
 
   /** @throws VfioError EINVAL for progress that no such workload has */
-  constructor(dma: DmaPort, settings: WorkloadSettings, checkInterval: number, progress?: WorkloadProgress) {
+  constructor(memory: WorkloadMemory, settings: WorkloadSettings, checkInterval: number, progress?: WorkloadProgress) {
     this.settings = settings;
     this.checkInterval = checkInterval;
     this.counters = progress?.counters ?? noCounters();
-    this.#dma = dma;
+    this.#memory = memory;
     this.#order = createPageOrder(settings, progress?.order);
     this.#generations = progress?.generations ?? new Uint32Array(settings.pages);
     this.#writtenBytes = new Uint8Array(settings.pageSize);
@@ -75,7 +82,7 @@ export class Workload {
 
   /**
    * Writes the next `count` pages. Where that takes a promise, {@link Workload.resting} ends it early.
-   * @throws VfioError as `DmaPort.write`, or rejects so
+   * @throws VfioError as {@link WorkloadMemory.write}, or rejects so
    */
   write(count: number): MaybePromise<void> {
     if (this.#turn !== undefined) return this.#turn.then(() => (this.resting ? undefined : this.write(count)));
@@ -94,7 +101,7 @@ export class Workload {
   #writeNext(): MaybePromise<void> {
     const page = this.#order.next();
     if (!this.#isCheckDue(page)) return this.#overwrite(page);
-    const done = this.#dma.read(this.#addressOf(page), this.#seenBytes);
+    const done = this.#memory.read(this.#addressOf(page), this.#seenBytes);
     if (done !== undefined) return this.#checkAndOverwrite(done, page);
     this.#count(page, this.#faultOf(page));
     return this.#overwrite(page);
@@ -117,7 +124,7 @@ export class Workload {
     fillPage(this.#written, page, generation, this.settings.seed);
     let done: MaybePromise<void>;
     try {
-      done = this.#dma.write(this.#addressOf(page), this.#writtenBytes);
+      done = this.#memory.write(this.#addressOf(page), this.#writtenBytes);
     } catch (error) {
       this.#forget(page, error);
       throw error;
@@ -151,12 +158,12 @@ export class Workload {
   /**
    * Compares a page with what was written to it last; it counts nothing.
    * @returns `undefined` for a page that was never written
-   * @throws VfioError as `DmaPort.read`, or rejects so
+   * @throws VfioError as {@link WorkloadMemory.read}, or rejects so
    */
   check(page: number): MaybePromise<PageFault | undefined> {
     if (this.#turn !== undefined) return this.#turn.then(() => this.check(page));
     if (this.#generations[page] === 0) return undefined;
-    const done = this.#dma.read(this.#addressOf(page), this.#seenBytes);
+    const done = this.#memory.read(this.#addressOf(page), this.#seenBytes);
     if (done !== undefined) return this.#take(done.then(() => this.#faultOf(page)));
     return this.#faultOf(page);
   }
@@ -192,7 +199,8 @@ export class Workload {
   }
 }
 
-function noCounters(): WorkloadCounters {
+/** Nothing was written yet. */
+export function noCounters(): WorkloadCounters {
   return {
     pagesWritten: 0,
     pagesChecked: 0,

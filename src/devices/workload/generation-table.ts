@@ -11,10 +11,15 @@ import { VfioError } from '../../uapi/index.js';
 /** Most bytes of one integer below 2^32. */
 const MAX_VARINT = 5;
 
+/** How many bytes {@link encodeGenerations} gives. */
+export function generationsSize(table: Uint32Array): number {
+  return writeRuns(table, undefined);
+}
+
 /** A table as bytes. */
 export function encodeGenerations(table: Uint32Array): Uint8Array {
   // Two passes over the table: the first one only measures, so that the bytes are allocated once.
-  const bytes = new Uint8Array(writeRuns(table, undefined));
+  const bytes = new Uint8Array(generationsSize(table));
   writeRuns(table, bytes);
   return bytes;
 }
