@@ -1,5 +1,5 @@
 import type { DeviceHandle } from '../../device/index.js';
-import { MigrationState, requireBytes, VfioError, viewOf } from '../../uapi/index.js';
+import { MigrationState, migrationStateName, requireBytes, VfioError, viewOf } from '../../uapi/index.js';
 
 /** The devices of a machine that comes, through their migration states. */
 export class DestinationDevices {
@@ -51,6 +51,11 @@ export class DestinationDevices {
     await this.#setAll(MigrationState.STOP);
   }
 
+  /** Asks every device whether it still is as it was loaded: one that has died since must be known before the machine is taken. */
+  async requireLoaded(): Promise<void> {
+    await Promise.all(this.#devices.map(device => requireStopped(device)));
+  }
+
   async run(): Promise<void> {
     await this.#setAll(MigrationState.RUNNING);
   }
@@ -63,4 +68,11 @@ export class DestinationDevices {
   async #setAll(state: MigrationState): Promise<void> {
     for (const device of this.#devices) await device.features.setMigrationState(state);
   }
+}
+
+async function requireStopped(device: DeviceHandle): Promise<void> {
+  const state = await device.features.migrationState();
+  if (state === MigrationState.STOP) return;
+  const message = `${device.target} was loaded, and is in state ${migrationStateName(state)}`;
+  throw new VfioError('EIO', { operation: 'receive', field: 'devices', message });
 }
