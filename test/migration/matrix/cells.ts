@@ -40,7 +40,9 @@ function from(first: Phase, last: Phase, places: readonly Place[]): Row {
 
 /** A link that is mended before anybody has lost patience. */
 const MENDED_LINK: Row = {
-  ...from('connect', 'verify', MENDED),
+  // Before both have said HELLO there is nothing to take up again.
+  connect: EITHER,
+  ...from('first-pass', 'verify', MENDED),
   'before-commit': EITHER,
   'after-commit': DESTINATION,
 };

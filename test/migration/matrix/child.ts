@@ -20,6 +20,7 @@ export class Child {
   readonly #pending = new Map<number, { resolve: (result: never) => void; reject: (error: Error) => void }>();
   readonly #ended: Promise<void>;
   #nextId = 0;
+  #isSilent = false;
   onEvent: (event: ChildEvent) => void = () => {};
 
   private constructor(name: string, process: ChildProcess) {
@@ -27,7 +28,7 @@ export class Child {
     this.#process = process;
     this.#ended = once(process, 'exit').then(() => this.#rejectAll());
     process.on('message', message => this.#take(message as Message));
-    process.stderr!.pipe(globalThis.process.stderr, { end: false });
+    process.stderr!.on('data', words => this.#isSilent || console.error(`${name}: ${words}`));
   }
 
   /** Starts one of children/, and waits until it serves. The scripts lie where the project is, from where tests and soak are started. */
@@ -87,7 +88,7 @@ export class Child {
 
   /** What it says when it dies is expected, and long. */
   silence(): void {
-    this.#process.stderr!.unpipe().resume();
+    this.#isSilent = true;
   }
 
   /** Done when the process is gone. Idempotent. */

@@ -303,7 +303,7 @@ class Play {
       const left = now.hosts.map((host, side) => [
         ...grown(before.hosts[side]!, host),
         ...Array.from({ length: DEVICES }, (_, device) =>
-          grown(descriptorsOf(before.devices[side]![device]), descriptorsOf(now.devices[side]![device])).map(
+          grown(before.devices[side]![device]?.open ?? {}, now.devices[side]![device]?.open ?? {}).map(
             what => `device ${device}: ${what}`,
           ),
         ).flat(),
@@ -312,10 +312,6 @@ class Play {
       await delay(5);
     }
   }
-}
-
-function descriptorsOf(device: DeviceStatus | undefined): Resources {
-  return device === undefined ? {} : { descriptors: device.descriptors };
 }
 
 function grown(before: Resources, now: Resources): string[] {

@@ -56,7 +56,7 @@ export const DEVICES = 2;
 /** Longer than anything that is no fault, on a machine that has much else to do. */
 const PATIENT_MS = 20_000;
 /** Where waiting in vain is what is tested. */
-const IMPATIENT_MS = 1000;
+const IMPATIENT_MS = 1500;
 
 /** One of how many long freezes and stalls outlast the other end's patience. */
 const LONG_OF = 4;

@@ -3,6 +3,9 @@ import { join } from 'node:path';
 import { Child } from './child.js';
 import { DEVICES } from './run.js';
 
+/** What a process has open: how many of each kind. */
+export type Resources = Record<string, number>;
+
 /** What a device process says of itself: see children/device.mjs. */
 export interface DeviceStatus {
   /** It works for the machine, and holds its lock. */
@@ -11,11 +14,8 @@ export interface DeviceStatus {
   ranTwice: boolean;
   state: number;
   logging: boolean;
-  descriptors: number;
+  open: Resources;
 }
-
-/** What a host has open, by kind. */
-export type Resources = Record<string, number>;
 
 /** The files of one run. */
 export interface RunFiles {

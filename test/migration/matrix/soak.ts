@@ -4,7 +4,7 @@
 import { parseArgs } from 'node:util';
 import Table from 'cli-table3';
 import { describeFailure, playAll, type Result } from './campaign.js';
-import { CELLS, PHASES } from './cells.js';
+import { PHASES } from './cells.js';
 import { seedOfCell } from './run.js';
 
 const PROGRESS_MS = 10_000;
@@ -53,8 +53,9 @@ function tell(result: Result): void {
 
 /** How often each cell was played, and where the machine ended: S at the source, D at the destination, L lost with its owner. */
 function summary(): string {
-  const faults = [...new Set(CELLS.map(({ fault }) => fault))];
-  const table = new Table({ head: ['', ...PHASES.map(phase => phase.replaceAll('-', '\n'))], style: { head: [] } });
+  const faults = [...new Set(results.map(({ run }) => run.cell.fault))];
+  const head = ['', ...PHASES.map(phase => phase.replaceAll('-', '\n'))];
+  const table = new Table({ head, style: { head: [], compact: true } });
   for (const fault of faults) {
     table.push([fault, ...PHASES.map(phase => countsOf(result => isOf(result, fault, phase)))]);
   }

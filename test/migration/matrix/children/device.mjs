@@ -2,8 +2,9 @@
 // of its side, and looks whether an engine of the other side holds one.
 import { closeSync, openSync } from 'node:fs';
 import { DmaEngine } from '../../../../dist/devices/dma-engine/index.js';
-import { lockFile, openFdCount } from '../../../../dist/native/index.js';
+import { lockFile } from '../../../../dist/native/index.js';
 import { VfioUserServer } from '../../../../dist/vfio-user/index.js';
+import { openFiles } from './open-files.mjs';
 import { serveCalls } from './serve-calls.mjs';
 
 class WatchedEngine extends DmaEngine {
@@ -25,12 +26,13 @@ class WatchedEngine extends DmaEngine {
   }
 
   status() {
+    const { [this.#own]: _, ...open } = openFiles();
     return {
       runs: this.#lock !== undefined,
       ranTwice: this.#ranTwice,
       state: this.migration.state,
       logging: this.dma.log.active,
-      descriptors: openFdCount() - (this.#lock === undefined ? 0 : 1),
+      open,
     };
   }
 

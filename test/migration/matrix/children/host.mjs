@@ -10,9 +10,9 @@ import {
   MigrationReceiver,
   migrate,
 } from '../../../../dist/migration/index.js';
-import { openFdCount } from '../../../../dist/native/index.js';
 import { VfioUserClient } from '../../../../dist/vfio-user/index.js';
 import { faultyDevice } from './faulty-device.mjs';
+import { openFiles } from './open-files.mjs';
 import { serveCalls } from './serve-calls.mjs';
 
 /** An area that nobody writes, then one for each engine. */
@@ -49,6 +49,8 @@ class Host {
   async prepare({ seed }) {
     this.#engines = [];
     for (const device of this.#devices) {
+      // A source that was killed has left it running, and a reset leaves it alone.
+      await device.features.stopLogging().catch(() => {});
       await device.reset();
       this.#engines.push(await DmaEngineDriver.attach(device));
     }
@@ -151,7 +153,7 @@ class Host {
 
   /** What a migration must not leave behind. */
   resources() {
-    const counts = { descriptors: openFdCount() };
+    const counts = openFiles();
     for (const kind of process.getActiveResourcesInfo()) {
       if (/^TCP|Timeout|MessagePort/.test(kind)) counts[kind] = (counts[kind] ?? 0) + 1;
     }
