@@ -1,6 +1,6 @@
 import type { Place } from './cells.js';
 import { complaintsAbout, placeOf } from './judge.js';
-import { World } from './play.js';
+import { type RunEnd, World } from './play.js';
 import { describeRun, nameOf, type Run } from './run.js';
 
 /** How many runs are under way at a time: most of a run is waiting. */
@@ -43,10 +43,18 @@ async function playOne(world: World, run: Run): Promise<Result> {
   const since = () => performance.now() - startedAt;
   try {
     const end = await world.play(run);
-    return { run, place: placeOf(end), complaints: complaintsAbout(run, end), milliseconds: since() };
+    const complaints = complaintsAbout(run, end);
+    if (complaints.length > 0) complaints.push(...wordsOf(end));
+    return { run, place: placeOf(end), complaints, milliseconds: since() };
   } catch (error) {
     return { run, place: undefined, complaints: [String(error)], milliseconds: since() };
   }
+}
+
+/** What both ends say of it. */
+function wordsOf({ report, received }: RunEnd): string[] {
+  const source = report && `${report.outcome} in ${report.phase}: ${report.error?.message ?? 'no error'}`;
+  return [`source: ${source ?? 'killed'}`, `destination: ${received ?? 'killed'}`];
 }
 
 /** A failure as people want it: what happened, what is wrong, and how to see it again. */
