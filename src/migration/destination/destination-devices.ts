@@ -1,5 +1,12 @@
 import type { DeviceHandle } from '../../device/index.js';
-import { MIGRATION_P2P, MigrationState, requireBytes, VfioError, viewOf } from '../../uapi/index.js';
+import {
+  MIGRATION_P2P,
+  MigrationState,
+  migrationStateName,
+  requireBytes,
+  VfioError,
+  viewOf,
+} from '../../uapi/index.js';
 import { inStep } from '../devices/in-step.js';
 
 /*
@@ -59,6 +66,11 @@ export class DestinationDevices {
     await this.#setAll(MigrationState.STOP);
   }
 
+  /** Asks every device whether it still is as it was loaded: one that has died since must be known before the machine is taken. */
+  async requireLoaded(): Promise<void> {
+    await Promise.all(this.#devices.map(device => requireStopped(device)));
+  }
+
   /** All run, and none before all of those that may be written to answer. */
   async run(): Promise<void> {
     const flags = await this.flags();
@@ -75,4 +87,11 @@ export class DestinationDevices {
   async #setAll(state: MigrationState): Promise<void> {
     await inStep(this.#devices, device => device.features.setMigrationState(state));
   }
+}
+
+async function requireStopped(device: DeviceHandle): Promise<void> {
+  const state = await device.features.migrationState();
+  if (state === MigrationState.STOP) return;
+  const message = `${device.target} was loaded, and is in state ${migrationStateName(state)}`;
+  throw new VfioError('EIO', { operation: 'receive', field: 'devices', message });
 }

@@ -106,6 +106,7 @@ export class Reception {
       await this.#receive();
       await this.#load();
       await this.#waitForGo();
+      await this.#requireDevices();
       await this.#take();
       await this.#resume();
     } catch (error) {
@@ -232,6 +233,16 @@ export class Reception {
       for (let at = 0; at < digest.length; at += BLOCK_SIZE) {
         await this.#channel.send(FrameType.DIGEST, digest.subarray(at, at + BLOCK_SIZE));
       }
+    }
+  }
+
+  /** A machine whose devices have died since they were loaded must not be taken: at the source it can still run. */
+  async #requireDevices(): Promise<void> {
+    try {
+      await this.#devices.requireLoaded();
+    } catch (error) {
+      this.#hasGo = false;
+      throw error;
     }
   }
 
