@@ -5,6 +5,8 @@ export type { ReceiveOptions, ReceiveReport } from './destination/reception.js';
 export * from './memory/machine-memory.js';
 export * from './memory/memory-digest.js';
 export * from './ownership/index.js';
+export type * from './rehearsal/rehearsal-report.js';
+export * from './rehearsal/rehearse.js';
 export * from './source/convergence.js';
 export type * from './source/memory-lane.js';
 export * from './source/migrate.js';

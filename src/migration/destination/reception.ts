@@ -4,6 +4,8 @@ import { asVfioError, requireBytes, VfioError, viewOf } from '../../uapi/index.j
 import { type MachineMemory, PAGE_SIZE } from '../memory/machine-memory.js';
 import { digestMemory, digestPages } from '../memory/memory-digest.js';
 import { decodeRecord, type Ownership, type OwnershipRecord, type TakeLink, takeMachine } from '../ownership/index.js';
+import { answerProbes } from '../rehearsal/link-probe.js';
+import type { MigrationTls } from '../source/migration-report.js';
 import { type FrameChannel, unexpected } from '../stream/frame-channel.js';
 import { checkHello } from '../stream/hello.js';
 import { applyMemoryBlock } from '../stream/memory-block.js';
@@ -28,6 +30,10 @@ export interface ReceiveOptions {
   memory: MachineMemory;
   /** In the order in which the source has its own. They must be in state RUNNING as after a reset, and idle. */
   devices: readonly DeviceHandle[];
+  /** Only a source with a certificate of this authority is taken. */
+  tls?: MigrationTls;
+  /** Most connections that a source may have for its memory. */
+  connections?: number;
   /** How long the source may be silent, milliseconds; default 60,000. */
   timeoutMs?: number;
   /**
@@ -47,7 +53,7 @@ export interface ReceiveReport {
   resumeMs: number;
 }
 
-/** One connection, from HELLO to RESUMED. */
+/** One connection, from HELLO to RESUMED; or, of a rehearsal, to its last PROBE. */
 export class Reception {
   readonly #options: ReceiveOptions;
   readonly #channel: FrameChannel;
@@ -71,9 +77,13 @@ export class Reception {
     this.#devices = new DestinationDevices(options.devices);
   }
 
-  async run(): Promise<ReceiveReport> {
+  /** @returns `undefined` after a rehearsal, which changes nothing here */
+  async run(): Promise<ReceiveReport | undefined> {
     try {
-      await this.#agree();
+      if ((await this.#agree()) === 'rehearsal') {
+        await answerProbes(this.#channel);
+        return undefined;
+      }
       await this.#devices.prepare();
       await this.#receive();
       await this.#load();
@@ -102,7 +112,7 @@ export class Reception {
     await this.#channel.abort({ error, mayRun: false });
   }
 
-  async #agree(): Promise<void> {
+  async #agree(): Promise<Hello['purpose']> {
     const { memory } = this.#options;
     const ours: Hello = {
       version: STREAM_VERSION,
@@ -124,9 +134,12 @@ export class Reception {
     checkHello(ours, theirs);
     this.#offered = ours.ownership?.record;
     this.#channel.keepAlive(theirs.timeoutMs);
-    this.#claim();
-    this.hasMachine = true;
+    if (theirs.purpose === undefined) {
+      this.#claim();
+      this.hasMachine = true;
+    }
     await this.#channel.send(FrameType.HELLO, encodeHello(ours));
+    return theirs.purpose;
   }
 
   /** Only now, when a source has come: it may have recorded itself a moment ago. */

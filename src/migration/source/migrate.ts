@@ -22,6 +22,7 @@ import {
   type MigrationEvent,
   type MigrationPhase,
   type MigrationReport,
+  type MigrationTls,
   type PassReport,
 } from './migration-report.js';
 import { PassSender } from './pass-sender.js';
@@ -58,6 +59,14 @@ export interface MigrateOptions {
    * source cannot know whose the machine is when the link breaks at the switch.
    */
   ownership?: Ownership;
+  tls?: MigrationTls;
+  /** Bytes per second. */
+  bandwidth?: number;
+  onStall?: 'abort' | 'stop' | 'wait';
+  compression?: 'auto' | 'off' | 'zstd';
+  connections?: number;
+  maxMs?: number;
+  maxBytes?: number;
   onEvent?: (event: MigrationEvent) => void;
 }
 

@@ -14,6 +14,30 @@ export type MigrationPhase =
   /** The destination was told to run. */
   | 'switch';
 
+/** TLS with certificates at both ends: PEM texts. */
+export interface MigrationTls {
+  ca: string | Buffer;
+  cert: string | Buffer;
+  key: string | Buffer;
+  /** The name in the other end's certificate, where it is not the one that was connected to. */
+  servername?: string;
+}
+
+/** How long a phase took, and what is in it. */
+export interface PhaseReport {
+  phase: string;
+  /** For people. */
+  covers: string;
+  /** Since the migration's beginning, milliseconds. */
+  startMs: number;
+  durationMs: number;
+}
+
+/** A downtime in its parts, each a member `…Ms`. */
+export interface DowntimeBreakdown {
+  totalMs: number;
+}
+
 /** One pass over memory, while the machine ran or (the last one) after it stopped. */
 export interface PassReport {
   /** 0: all memory. */
@@ -89,6 +113,12 @@ export interface MigrationReport {
   stalePages: number | undefined;
   /** Logs that were lost and made everything dirty. */
   lostLogs: LostLog[];
+  /** What took how long. */
+  phases?: PhaseReport[];
+  /** What was expected when the decision to stop was made, and what came. */
+  downtime?: { estimated: DowntimeBreakdown; actual: DowntimeBreakdown };
+  /** Which rule ended the passes. */
+  stoppedBy?: string;
 }
 
 /** The report of a migration that has not begun. */

@@ -16,6 +16,7 @@ import { decodeRecord, encodeRecord, type OwnershipRecord, requireName } from '.
  *
  * Source to destination:  HELLO, { MEMORY… DEVICE_STATE… PASS [RESTART] }…, MEMORY…, DEVICE_STATE…, SWITCH, [VERIFY…], GO, [OWNER]
  * Destination to source:  HELLO, READY, [DIGEST…], [SETTLE], RESUMED
+ * A rehearsal, both ways: HELLO, PROBE…
  * Either way, at any time: KEEP_ALIVE; and instead of anything: ABORT.
  */
 
@@ -64,6 +65,8 @@ export const FrameType = {
   SETTLE: 14,
   /** The ownership record names the destination. The record. */
   OWNER: 15,
+  /** A rehearsal's bytes, to be thrown away; an empty one is answered by an empty one. */
+  PROBE: 22,
 } as const;
 
 /** A {@link FrameType}'s number. */
@@ -105,6 +108,8 @@ export interface Hello {
   timeoutMs: number;
   /** Where the owner is recorded outside the two ends. Both must have it, or neither. */
   ownership?: HelloOwnership | undefined;
+  /** The source wants to know how a migration would be, and moves nothing. */
+  purpose?: 'rehearsal' | undefined;
 }
 
 /** A frame's header, taken apart. */
@@ -166,14 +171,15 @@ export function encodeHello(hello: Hello): Uint8Array {
 /** Reverse of {@link encodeHello}. @throws VfioError EBADMSG */
 export function decodeHello(payload: Uint8Array): Hello {
   const value = parseJson(payload) as Partial<Record<keyof Hello, unknown>>;
-  const { version, pageSize, memory, devices, timeoutMs, ownership } = value;
+  const { version, pageSize, memory, devices, timeoutMs, ownership, purpose } = value;
   const isNumber = (item: unknown): item is number => Number.isInteger(item);
   if (!isNumber(version) || !isNumber(pageSize) || !Array.isArray(memory) || !Array.isArray(devices)) {
     throw badFrame('HELLO', 'a member is missing or of a wrong type');
   }
   if (!devices.every(isNumber)) throw badFrame('devices', 'flags must be numbers');
   if (!isNumber(timeoutMs) || timeoutMs < 1) throw badFrame('timeoutMs', 'must be a whole number of milliseconds');
-  const hello = { version, pageSize, memory: memory.map(decodeRange), devices, timeoutMs };
+  if (purpose !== undefined && purpose !== 'rehearsal') throw badFrame('purpose', 'is not known');
+  const hello: Hello = { version, pageSize, memory: memory.map(decodeRange), devices, timeoutMs, purpose };
   return ownership === undefined ? hello : { ...hello, ownership: decodeOwnership(ownership) };
 }
 
