@@ -2,7 +2,7 @@ import { connect, parseTarget } from '../../connect/index.js';
 import type { DeviceHandle } from '../../device/index.js';
 import { GuestMemory } from '../../memory/index.js';
 import { MachineMemory, type MemorySlot } from '../../migration/index.js';
-import { asVfioError, overlap, VfioError } from '../../uapi/index.js';
+import { asVfioError, MigrationState, overlap, VfioError } from '../../uapi/index.js';
 import { VfioUserClient } from '../../vfio-user/index.js';
 import type { MemoryArgument } from './memory-argument.js';
 
@@ -52,6 +52,19 @@ export class AttachedMachine {
       for (const { iova, length, memory, offset } of this.memory.slots) {
         await device.mapMemory({ iova, length, readable: true, writable: true }, memory, BigInt(offset));
       }
+    }
+  }
+
+  /**
+   * Devices that a migration has left when its process died, while they still ran, run as if there had been none. It had not given the machine
+   * away: for that it stops them. Those that it did stop stay stopped, because where the machine is nobody here can know.
+   */
+  async endAbandonedMigration(): Promise<void> {
+    for (const { features } of this.devices) {
+      if ((await features.migrationFlags()) === 0) continue;
+      const state = await features.migrationState();
+      const isAbandoned = state === MigrationState.PRE_COPY || state === MigrationState.PRE_COPY_P2P;
+      if (isAbandoned) await features.setMigrationState(MigrationState.RUNNING);
     }
   }
 

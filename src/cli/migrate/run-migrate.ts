@@ -74,6 +74,7 @@ async function moveMachine({ machine, targets, flags, output, wish }: Job): Prom
 async function becomeHost(machine: AttachedMachine, { beside }: MigrateFlags, ownership?: Ownership): Promise<void> {
   if (beside) return;
   if (ownership !== undefined) await claimOwnership(ownership);
+  await machine.endAbandonedMigration();
   await machine.giveMemory();
 }
 

@@ -1,14 +1,9 @@
 import { Command, Option } from 'commander';
-import { type Address, parseAddress } from '../arguments.js';
-import { addMachineOptions, type MachineFlags, MEMORY_HELP, wrongMachine } from '../machine/machine-options.js';
+import { parseAddress } from '../arguments.js';
+import { addMachineOptions, MEMORY_HELP, wrongMachine } from '../machine/machine-options.js';
 import { endWith } from '../machine/signals.js';
+import type { ReceiveFlags } from './receive-flags.js';
 import { runReceive } from './run-receive.js';
-
-/** What `dmalog receive` is told. */
-export interface ReceiveFlags extends MachineFlags {
-  listen: Address;
-  exit?: boolean;
-}
 
 /** `dmalog receive` */
 export function receiveCommand(): Command {

@@ -5,7 +5,7 @@ import { AttachedMachine } from '../machine/attached-machine.js';
 import { readOwnership } from '../machine/owner-arguments.js';
 import { EndWish } from '../machine/signals.js';
 import { readTls } from '../machine/tls-arguments.js';
-import type { ReceiveFlags } from './receive-command.js';
+import type { ReceiveFlags } from './receive-flags.js';
 import { JsonOutput, PeopleOutput, type ReceiveOutput } from './receive-output.js';
 
 /** `dmalog receive`, from its arguments to its exit code. @throws VfioError when the machine did not come, or a device was lost */
