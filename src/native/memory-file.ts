@@ -73,7 +73,7 @@ function openForBoth(path: string): OwnedFd {
   try {
     return new OwnedFd(openSync(path, 'r+'));
   } catch (error) {
-    throw asVfioError(error, 'memory');
+    throw asVfioError(error, 'memory', 'EINVAL');
   }
 }
 

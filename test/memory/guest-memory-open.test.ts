@@ -66,7 +66,7 @@ describe('guest memory in a file that is there already', () => {
 
   it.each([
     ['nothing there', () => join(folder, 'none'), 'ENOENT'],
-    ['a folder', () => folder, 'EISDIR'],
+    ['a folder', () => folder, 'EINVAL'],
     ['a device', () => '/dev/zero', 'EINVAL'],
     ['an empty file', () => fileOf(0), 'EINVAL'],
     ['a file that is not whole pages', () => fileOf(4097), 'EINVAL'],

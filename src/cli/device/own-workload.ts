@@ -30,7 +30,7 @@ export class SelfDrivingEngine {
   readonly #workload: OwnWorkload;
   readonly #driver: Promise<DmaEngineDriver>;
   #isConfigured = false;
-  #regions = 0;
+  #backings: readonly object[] = [];
   #isSettled = true;
 
   private constructor(engine: DmaEngine, workload: OwnWorkload) {
@@ -45,14 +45,18 @@ export class SelfDrivingEngine {
     setInterval(() => driven.#look(), LOOK_MS).unref();
   }
 
-  /** A host maps region after region: they are all there when nothing has changed between two looks. */
+  /**
+   * A host maps region after region: they are all there when nothing has changed between two looks. Each mapping has a backing of its own, so that a
+   * host that comes between two looks after another one shows.
+   */
   #look(): void {
-    const { regions } = this.engine.dma.map.statistics;
-    const isSettled = regions === this.#regions;
+    const backings = this.engine.dma.map.regions.map(({ backing }) => backing);
+    const isSettled =
+      backings.length === this.#backings.length && backings.every((each, index) => each === this.#backings[index]);
     const hasJustSettled = isSettled && !this.#isSettled;
-    this.#regions = regions;
+    this.#backings = backings;
     this.#isSettled = isSettled;
-    if (hasJustSettled && regions > 0) void this.#start();
+    if (hasJustSettled && backings.length > 0) void this.#start();
   }
 
   async #start(): Promise<void> {
