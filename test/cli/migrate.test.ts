@@ -1,9 +1,11 @@
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { open } from 'node:fs/promises';
+import { closeSync, openSync, writeFileSync, writeSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { MigrationState, VfioUserClient } from '../../src/index.js';
 import { FileOwnershipStore } from '../../src/migration/index.js';
+import { tamperedLink } from '../migration/two-hosts.js';
 import { Hosts, MEMORY_BYTES } from './machines.js';
 
 const BUSY = ['--workload', 'hot-set', '--rate', '2000'];
@@ -95,16 +97,19 @@ describe('dmalog migrate and receive', () => {
     ['abort', { code: 5, outcome: 'failed', runningAt: 'source' }],
   ] as const)('with --verify %s find what no tracker sees', async (verify, expected) => {
     await Promise.all([hosts.engine('a'), hosts.engine('b')]);
+    writeFileSync(hosts.path('a.mem'), randomBytes(MEMORY_BYTES));
     const { receiver, to } = await hosts.receive('b', '--exit');
-    const migration = hosts.migrate('a', to, '--verify', verify);
-    await migration.event(isPhase('pre-copy'));
-    const file = await open(hosts.path('a.mem'), 'r+');
-    // A CPU of another process.
-    let words = 0;
-    const writer = setInterval(() => file.write(Buffer.from(`word ${words++}`), 0, 5, 4096), 1);
+    const file = openSync(hosts.path('a.mem'), 'r+');
+    const [host, port] = to.split(':');
+    const link = await tamperedLink({ host: host!, port: Number(port) }, (piece, offset) => {
+      // A CPU of another process writes page 1, which has gone by.
+      if (offset > 2 ** 21) writeSync(file, 'written behind', 4096);
+      return piece;
+    });
+    const migration = hosts.migrate('a', `${link.address.host}:${link.address.port}`, '--verify', verify);
     const { code, result } = await migration.end();
-    clearInterval(writer);
-    await file.close();
+    await link.close();
+    closeSync(file);
     const { outcome, runningAt } = result;
     expect({ code, outcome, runningAt }).toEqual(expected);
     expect(result).toMatchObject({ verified: false, stalePages: 1 });
