@@ -7,6 +7,8 @@ import { conformCommand } from './conform/conform-command.js';
 import { demoCommand } from './demo/demo-command.js';
 import { deviceCommand } from './device/device-command.js';
 import { ExitCode } from './exit-code.js';
+import { migrateCommand } from './migrate/migrate-command.js';
+import { receiveCommand } from './receive/receive-command.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
   version: string;
@@ -23,6 +25,8 @@ Examples:
   $ dmalog demo                                          a live migration on this machine, proven
   $ dmalog demo --no-log                                 the same without DMA logging: what gets lost
   $ dmalog demo --no-cpu-log                             or without the CPUs' own writes
+  $ dmalog receive vfio-user:/run/b.sock --memory /dev/shm/vm7-b --listen 127.0.0.1:7007
+  $ dmalog migrate vfio-user:/run/a.sock --memory /dev/shm/vm7 --to 127.0.0.1:7007
   $ dmalog device dma-engine --socket /run/engine.sock   a device for a VMM or a test
   $ dmalog device nvme --file disk.img --socket /run/disk.sock
   $ dmalog conform vfio-user:/run/disk.sock              does a device keep the contract?
@@ -32,6 +36,8 @@ Exit codes: 0 done, 1 failure, 2 usage, 3 did not converge, 4 a check failed,
   )
   .exitOverride()
   .addCommand(demoCommand())
+  .addCommand(migrateCommand())
+  .addCommand(receiveCommand())
   .addCommand(deviceCommand())
   .addCommand(conformCommand());
 for (const command of program.commands) {

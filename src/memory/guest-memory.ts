@@ -1,5 +1,5 @@
 import { readSync } from 'node:fs';
-import { createMemoryFile, Mapping, type OwnedFd } from '../native/index.js';
+import { createMemoryFile, fileSize, Mapping, type OwnedFd, openMemoryFile } from '../native/index.js';
 import { asVfioError, VfioError } from '../uapi/index.js';
 
 const PAGE = 4096;
@@ -9,8 +9,8 @@ const zeroPage = Buffer.alloc(PAGE);
 const scratch = Buffer.alloc(PIECE);
 
 /**
- * The memory of a guest, host side: a memory file that is mapped here and can be sent to a device in another process. It is
- * sealed against shrinking and growing, so that a device may map it without fear.
+ * The memory of a guest, host side: a file that is mapped here and can be sent to a device in another process. One that was made
+ * here is sealed against shrinking and growing, so that a device may map it without fear.
  */
 export class GuestMemory {
   readonly #file: OwnedFd;
@@ -31,9 +31,29 @@ export class GuestMemory {
     if (size > Number.MAX_SAFE_INTEGER) {
       throw new VfioError('EINVAL', { operation: 'GuestMemory', field: 'size', message: `${size} bytes` });
     }
-    const file = createMemoryFile(name, size);
+    return GuestMemory.#mapWhole(createMemoryFile(name, size), Number(size));
+  }
+
+  /**
+   * The memory in a file that is there already, all of it; what is in it stays. See {@link openMemoryFile} for which files there are. A device in
+   * another process maps it only when it is a memory file, which can be sealed; any other one it reads and writes by system calls.
+   * @throws VfioError as {@link openMemoryFile}; EINVAL for a file that is not whole pages of 4096 bytes; ENOMEM as the system says
+   */
+  static open(path: string): GuestMemory {
+    const file = openMemoryFile(path);
+    const size = fileSize(file.fd);
+    if (size > 0n && size % 4096n === 0n && size <= Number.MAX_SAFE_INTEGER) {
+      return GuestMemory.#mapWhole(file, Number(size));
+    }
+    file.close();
+    const message = `${path} has ${size} bytes, and memory is whole pages of 4096`;
+    throw new VfioError('EINVAL', { operation: 'memory', field: 'size', message });
+  }
+
+  /** @param file is closed when it cannot be mapped */
+  static #mapWhole(file: OwnedFd, size: number): GuestMemory {
     try {
-      return new GuestMemory(file, Mapping.map(file.fd, 0, Number(size), { read: true, write: true }));
+      return new GuestMemory(file, Mapping.map(file.fd, 0, size, { read: true, write: true }));
     } catch (error) {
       file.close();
       throw error;

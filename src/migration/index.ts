@@ -9,6 +9,8 @@ export type { TlsIdentity } from './link/tls-identity.js';
 export * from './memory/machine-memory.js';
 export * from './memory/memory-digest.js';
 export * from './ownership/index.js';
+export type * from './rehearsal/rehearsal-report.js';
+export * from './rehearsal/rehearse.js';
 export * from './source/convergence.js';
 export * from './source/downtime.js';
 export * from './source/hot-pages.js';

@@ -1,5 +1,6 @@
-import { ERRNO, VfioError } from '../uapi/index.js';
-import { OwnedFd } from './file-descriptor.js';
+import { fstatSync, openSync } from 'node:fs';
+import { asVfioError, ERRNO, VfioError } from '../uapi/index.js';
+import { fdKind, OwnedFd } from './file-descriptor.js';
 import { checked, lastErrno, libc, systemError, uninterrupted } from './libc.js';
 
 const MFD_CLOEXEC = 1;
@@ -11,6 +12,8 @@ const O_ACCMODE = 3;
 const O_WRONLY = 1;
 const O_RDWR = 2;
 const O_APPEND = 0o2000;
+/** Mode bits: group and others may write. */
+const WRITABLE_BY_OTHERS = 0o022;
 
 /** Seals of a memory file (linux/fcntl.h): what may no longer happen to it. A seal never comes off. */
 export const Seal = { SEAL: 1, SHRINK: 2, GROW: 4, WRITE: 8, FUTURE_WRITE: 16 } as const;
@@ -40,6 +43,52 @@ function requireSize(size: number | bigint): void {
   if (!whole || size <= 0 || size >= 2n ** 63n) {
     throw new VfioError('EINVAL', { operation: 'memfd_create', field: 'size', message: `${size} bytes` });
   }
+}
+
+/**
+ * Opens a file that holds a guest's memory (a file of tmpfs or hugetlbfs, or another process's memory file by `/proc/PID/fd/N`), for reading and
+ * writing, and sees to it that nobody else makes it shorter.
+ *
+ * A memory file is sealed against shrinking, for good. Files with a path cannot be sealed: such a one must be this user's, and nobody else's to
+ * write; that the user leaves its size alone is taken for granted.
+ * @throws VfioError ENOENT, EACCES… as open(2); EINVAL for what is no regular file; EPERM for one that others may make shorter
+ */
+export function openMemoryFile(path: string): OwnedFd {
+  const file = openForBoth(path);
+  try {
+    if (fdKind(file.fd) !== 'file') throw refused('EINVAL', path, `a ${fdKind(file.fd)} is not memory`);
+    if (isShrinkSealed(file.fd) || sealAgainstShrinking(file.fd) || isOnlyOurs(file.fd)) return file;
+    throw refused(
+      'EPERM',
+      path,
+      'others may make it shorter: it must be a sealed memory file, or yours and of mode 600',
+    );
+  } catch (error) {
+    file.close();
+    throw error;
+  }
+}
+
+function openForBoth(path: string): OwnedFd {
+  try {
+    return new OwnedFd(openSync(path, 'r+'));
+  } catch (error) {
+    throw asVfioError(error, 'memory', 'EINVAL');
+  }
+}
+
+/** Whether it could be done: not where seals are unknown, or where a seal forbids more of them. */
+function sealAgainstShrinking(fd: number): boolean {
+  return libc.fcntl(fd, F_ADD_SEALS, Seal.SHRINK) !== -1;
+}
+
+function isOnlyOurs(fd: number): boolean {
+  const { uid, mode } = fstatSync(fd);
+  return uid === process.geteuid!() && (mode & WRITABLE_BY_OTHERS) === 0;
+}
+
+function refused(errno: 'EINVAL' | 'EPERM', path: string, message: string): VfioError {
+  return new VfioError(errno, { operation: 'memory', field: path, message });
 }
 
 /**

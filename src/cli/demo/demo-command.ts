@@ -1,7 +1,7 @@
 import { Command, Option } from 'commander';
 import { MOST_CPUS } from '../../devices/guest-cpus/index.js';
 import { asVfioError, VfioError } from '../../uapi/index.js';
-import { oneOf, parseSize, wholeNumber } from '../arguments.js';
+import { oneOf, parseSize, WORKLOAD_KINDS, wholeNumber } from '../arguments.js';
 import { ExitCode } from '../exit-code.js';
 import { type DemoOptions, type DemoResult, runDemo } from './demo.js';
 import type { DemoOutput } from './demo-output.js';
@@ -29,8 +29,8 @@ export function demoCommand(): Command {
     .description('migrate a running machine between two hosts on this machine, and prove that nothing was lost')
     .addOption(new Option('--memory <size>', 'guest memory').argParser(parseMemory).default(2 ** 30, '1G'))
     .addOption(
-      new Option('--workload <kind>', 'how the engine chooses pages: sequential, uniform, hot-set, rings')
-        .argParser(oneOf(['sequential', 'uniform', 'hot-set', 'rings']))
+      new Option('--workload <kind>', `how the engine chooses pages: ${WORKLOAD_KINDS.join(', ')}`)
+        .argParser(oneOf(WORKLOAD_KINDS))
         .default('hot-set'),
     )
     .option('--rate <pages>', 'pages the engine writes per second', wholeNumber(0, 10_000_000), 20_000)

@@ -1,7 +1,7 @@
-import { Presets, SingleBar } from 'cli-progress';
-import Table from 'cli-table3';
-import type { PassReport } from '../../migration/index.js';
 import { colorsFor } from '../colors.js';
+import { PassBar } from '../progress/pass-bar.js';
+import { passLine, passTable } from '../progress/passes.js';
+import { count, milliseconds, size } from '../progress/quantities.js';
 import type { CpuLog } from './cpu-log.js';
 import type { DemoEvent, DemoOptions, DemoResult } from './demo.js';
 import type { DemoOutput } from './demo-output.js';
@@ -9,63 +9,34 @@ import { CPU_LOG_NAME, DMA_LOG_NAME, type Proof } from './host-protocol.js';
 
 const pc = colorsFor(process.stdout);
 const PAGE = 4096;
+const SOURCES = [
+  { head: 'dirty by DMA', tracker: DMA_LOG_NAME },
+  { head: 'by CPUs', tracker: CPU_LOG_NAME },
+];
 
 /** The demo for people: a line a step, a bar while pages move, a table and the proof at the end. */
 export class PeopleOutput implements DemoOutput {
-  #bar: SingleBar | undefined;
+  readonly #bar = new PassBar();
 
   tell(event: DemoEvent): void {
     if (event.event === 'progress') {
-      this.#draw(event);
+      this.#bar.draw(event);
       return;
     }
     const line = describe(event);
     if (line === undefined) return;
-    this.#endBar();
+    this.#bar.end();
     console.log(line);
   }
 
-  #draw(progress: Extract<DemoEvent, { event: 'progress' }>): void {
-    if (!process.stdout.isTTY) return;
-    const payload = {
-      pass: progress.pass,
-      left: count(progress.pagesLeft),
-      dirty: progress.dirtyPagesPerSecond === 0 ? '?' : count(progress.dirtyPagesPerSecond),
-      downtime: progress.estimatedDowntimeMs === undefined ? '?' : `${Math.ceil(progress.estimatedDowntimeMs)} ms`,
-    };
-    const done = progress.pagesTotal - progress.pagesLeft;
-    if (this.#bar === undefined) {
-      this.#bar = new SingleBar(
-        {
-          // 80 columns at the most: the bar's own library cuts what is longer.
-          format: `  pass {pass} ${pc.cyan('{bar}')} {left} pages left · dirty {dirty}/s · est. downtime {downtime}`,
-          barsize: 14,
-          hideCursor: true,
-          clearOnComplete: true,
-          stopOnComplete: false,
-        },
-        Presets.rect,
-      );
-      this.#bar.start(progress.pagesTotal, done, payload);
-    } else {
-      this.#bar.setTotal(progress.pagesTotal);
-      this.#bar.update(done, payload);
-    }
-  }
-
   fail(): void {
-    this.#endBar();
-  }
-
-  #endBar(): void {
-    this.#bar?.stop();
-    this.#bar = undefined;
+    this.#bar.end();
   }
 
   finish(result: DemoResult, options: DemoOptions): void {
-    this.#endBar();
+    this.#bar.end();
     const { migration } = result;
-    console.log(`\n${passTable(migration.passes, migration.phase)}\n`);
+    console.log(`\n${passTable(migration.passes, migration.phase, SOURCES)}\n`);
     if (migration.outcome === 'not-converged') {
       console.log(`${pc.yellow('Did not converge:')} ${migration.reason}.`);
       console.log('The machine runs on at the source. A higher --downtime-limit or a lower --rate lets it through.');
@@ -102,6 +73,7 @@ Migrating, downtime limit ${event.downtimeLimitMs} ms
     case 'phase':
       return phaseLine(event.phase);
     case 'pass':
+      // What the bar shows on a terminal.
       return process.stdout.isTTY ? undefined : passLine(event);
     case 'log-lost':
       return pc.yellow(`  ${event.tracker} lost its log, everything counts as dirty: ${event.error.message}`);
@@ -129,47 +101,11 @@ function cpuLogWords({ by, why }: CpuLog): string {
   }
 }
 
-/** What the bar shows on a terminal. */
-function passLine(pass: PassReport): string {
-  const sent = `  pass ${pass.pass}: ${count(pass.pagesSent)} pages in ${milliseconds(pass.durationMs)}`;
-  if (pass.estimatedDowntimeMs === undefined) return sent;
-  const estimate = milliseconds(pass.estimatedDowntimeMs);
-  return `${sent}, then ${count(pass.dirtyPages)} dirty (${count(pass.dirtyPagesPerSecond)}/s), est. downtime ${estimate}`;
-}
-
 function phaseLine(phase: string): string | undefined {
   if (phase === 'stop-and-copy') return '  the rest fits: engine and CPUs stopped, last pages and their states follow';
   if (phase === 'verify') return '  both ends hash all memory while the machine stands still';
   if (phase === 'switch') return '  the destination is told to run';
   return undefined;
-}
-
-function passTable(passes: readonly PassReport[], phase: string): string {
-  const table = new Table({
-    head: ['pass', 'pages sent', 'time', 'speed', 'dirty by DMA', 'by CPUs', 'dirty/s', 'est. downtime'],
-    colAligns: ['left', 'right', 'right', 'right', 'right', 'right', 'right', 'right'],
-    style: { head: [], border: [] },
-  });
-  for (const pass of passes) {
-    const isLast = pass.estimatedDowntimeMs === undefined && phase !== 'pre-copy';
-    table.push([
-      isLast ? 'stopped' : pass.pass === 0 ? '0 (all)' : String(pass.pass),
-      count(pass.pagesSent),
-      milliseconds(pass.durationMs),
-      speed((pass.bytesSent * 1000) / pass.durationMs),
-      isLast ? '' : foundBy(DMA_LOG_NAME, pass),
-      isLast ? '' : foundBy(CPU_LOG_NAME, pass),
-      isLast ? '' : count(pass.dirtyPagesPerSecond),
-      pass.estimatedDowntimeMs === undefined ? '' : milliseconds(pass.estimatedDowntimeMs),
-    ]);
-  }
-  return table.toString();
-}
-
-/** A source without a log has dirty pages too, but nobody knows how many. */
-function foundBy(name: string, { dirtyBySource }: PassReport): string {
-  const found = dirtyBySource.find(({ tracker }) => tracker === name);
-  return found === undefined ? '?' : count(found.pages);
 }
 
 function summary({ migration, proof, peakMemory }: DemoResult, options: DemoOptions): [string, string][] {
@@ -224,27 +160,4 @@ function verdict({ migration, proof, lost, verified }: DemoResult, options: Demo
   return leftOut.length === 0
     ? `${pc.red('NOT verified:')} ${share}; ${whose}.`
     : `${pc.red('Lost:')} ${share}; ${whose}.\nThat is what ${leftOut.join(' and ')} ${leftOut.length === 1 ? 'is' : 'are'} for.`;
-}
-
-function count(value: number): string {
-  return Math.round(value).toLocaleString('en-US');
-}
-
-function milliseconds(value: number): string {
-  return value >= 10_000 ? `${(value / 1000).toFixed(1)} s` : `${value < 10 ? value.toFixed(1) : count(value)} ms`;
-}
-
-function size(bytes: number): string {
-  for (const [unit, factor] of [
-    ['GiB', 2 ** 30],
-    ['MiB', 2 ** 20],
-    ['KiB', 2 ** 10],
-  ] as const) {
-    if (bytes >= factor) return `${(bytes / factor).toFixed(bytes % factor === 0 ? 0 : 1)} ${unit}`;
-  }
-  return `${bytes} bytes`;
-}
-
-function speed(bytesPerSecond: number): string {
-  return `${(bytesPerSecond / 1e9).toFixed(2)} GB/s`;
 }

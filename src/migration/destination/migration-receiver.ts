@@ -135,7 +135,9 @@ export class MigrationReceiver {
     void reception
       .run()
       .then(
-        report => this.#settle.resolve(report),
+        report => {
+          if (report !== undefined) this.#settle.resolve(report);
+        },
         error => {
           // Somebody who is no source, or the wrong one, has spoiled nothing: the next may come.
           if (reception.hasMachine) this.#settle.reject(error);

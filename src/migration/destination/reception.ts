@@ -8,6 +8,7 @@ import type { TlsIdentity } from '../link/tls-identity.js';
 import { type MachineMemory, PAGE_SIZE } from '../memory/machine-memory.js';
 import { digestMemory, digestPages } from '../memory/memory-digest.js';
 import { decodeRecord, type Ownership, type OwnershipRecord, type TakeLink, takeMachine } from '../ownership/index.js';
+import { answerProbes } from '../rehearsal/link-probe.js';
 import { type FrameChannel, unexpected } from '../stream/frame-channel.js';
 import { type Agreement, checkHello, OWN_PROTOCOL } from '../stream/hello.js';
 import { applyMemoryBlock } from '../stream/memory-block.js';
@@ -36,6 +37,8 @@ export interface ReceiveOptions extends MemoryProvider {
   memory: MachineMemory;
   /** In the order in which the source has its own. They must be in state RUNNING as after a reset, and idle. */
   devices: readonly DeviceHandle[];
+  /** Most connections that a source may have for its memory; default 8. */
+  connections?: number;
   /** How long the source may be silent, or not come again after its connection was lost, milliseconds; default 60,000. */
   timeoutMs?: number;
   /**
@@ -65,7 +68,7 @@ export interface ReceiveReport {
   resumeMs: number;
 }
 
-/** One source, from HELLO to RESUMED. */
+/** One source, from HELLO to RESUMED; or, of a rehearsal, to its last PROBE. */
 export class Reception {
   readonly #options: ReceiveOptions;
   readonly #channel: FrameChannel;
@@ -99,9 +102,13 @@ export class Reception {
     return isOurs && number === this.#channel.number ? this.#channel : undefined;
   }
 
-  async run(): Promise<ReceiveReport> {
+  /** @returns `undefined` after a rehearsal, which changes nothing here */
+  async run(): Promise<ReceiveReport | undefined> {
     try {
-      await this.#agree();
+      if ((await this.#agree()) === 'rehearsal') {
+        await answerProbes(this.#channel);
+        return undefined;
+      }
       await this.#devices.prepare();
       await this.#receive();
       await this.#load();
@@ -134,7 +141,7 @@ export class Reception {
     await this.#channel.abort({ error, mayRun: false });
   }
 
-  async #agree(): Promise<void> {
+  async #agree(): Promise<Hello['purpose']> {
     const token = randomBytes(TOKEN_SIZE);
     const ours: Hello = {
       ...OWN_PROTOCOL,
@@ -151,6 +158,10 @@ export class Reception {
     this.agreement = checkHello(ours, theirs);
     this.#offered = ours.ownership?.record;
     this.#channel.keepAlive(theirs.timeoutMs);
+    if (theirs.purpose === 'rehearsal') {
+      await this.#channel.send(FrameType.HELLO, encodeHello(ours));
+      return theirs.purpose;
+    }
     this.#place.requireFree();
     this.#channel.token = token;
     await this.#channel.send(FrameType.HELLO, encodeHello(ours));
@@ -159,6 +170,7 @@ export class Reception {
     this.#place.claim();
     this.hasMachine = true;
     this.#memory = new DestinationMemory(this.#options.memory, this.#options);
+    return undefined;
   }
 
   async #soon<T>(work: Promise<T>): Promise<T> {

@@ -5,8 +5,11 @@ import { type Hello, STREAM_VERSIONS } from './stream-format.js';
 /** Memory may come compressed: see lz4.ts. */
 export const LZ4_FEATURE = 'lz4';
 
+/** A source may come for a rehearsal only. */
+export const REHEARSAL_FEATURE = 'rehearsal';
+
 /** What this release can do beyond the version of its stream. A name that was once given out keeps its meaning. */
-export const FEATURES: readonly string[] = [LZ4_FEATURE];
+export const FEATURES: readonly string[] = [LZ4_FEATURE, REHEARSAL_FEATURE];
 
 /** What this release says of itself in HELLO. */
 export const OWN_PROTOCOL = { versions: STREAM_VERSIONS, features: FEATURES, requires: [] } satisfies Partial<Hello>;

@@ -22,6 +22,7 @@ import { CHECKSUM_SIZE, payloadChecksum } from './payload-checksum.js';
  * Source to destination:  HELLO, { MEMORY… DEVICE_STATE… PASS [INITIAL_DATA_SENT] [MEMORY_MAP] [RESTART] }…, MEMORY…, DEVICE_STATE…, SWITCH,
  *                         [VERIFY…], GO, [OWNER]
  * Destination to source:  HELLO, [INITIAL_DATA_LOADED], [MEMORY_MAPPED…], READY, [DIGEST…], [SETTLE], RESUMED
+ * A rehearsal, both ways: HELLO, PROBE…
  * Either way, at any time: KEEP_ALIVE, ACK; and instead of anything: ABORT. A connection that goes on where a lost one ended begins with
  * RESUME from either end instead of HELLO.
  */
@@ -80,6 +81,8 @@ export const FrameType = {
   RESUME: 17,
   /** The machine's memory is this from now on: see memory-map.ts. Everything sent before was of the memory before. */
   MEMORY_MAP: 20,
+  /** A rehearsal's bytes, to be thrown away; an empty one is answered by an empty one. */
+  PROBE: 22,
   /** The devices' initial pre-copy data has been sent (linux/vfio.h, `initial_bytes` of struct vfio_precopy_info). Empty. */
   INITIAL_DATA_SENT: 23,
   /** The destination's devices have taken it. Empty. */
@@ -149,6 +152,8 @@ export interface Hello {
   token?: Uint8Array | undefined;
   /** Where the owner is recorded outside the two ends. Both must have it, or neither. */
   ownership?: HelloOwnership | undefined;
+  /** The source wants to know how a migration would be, and moves nothing. */
+  purpose?: 'rehearsal' | undefined;
 }
 
 /** A frame's header, taken apart. */
@@ -234,7 +239,7 @@ export function encodeHello(hello: Hello): Uint8Array {
 /** Reverse of {@link encodeHello}. @throws VfioError EBADMSG */
 export function decodeHello(payload: Uint8Array): Hello {
   const value = parseJson(payload) as Partial<Record<keyof Hello, unknown>>;
-  const { versions, features, requires, pageSize, memory, devices, timeoutMs, token, ownership } = value;
+  const { versions, features, requires, pageSize, memory, devices, timeoutMs, token, ownership, purpose } = value;
   const isNumber = (item: unknown): item is number => Number.isInteger(item);
   if (!isNumber(pageSize) || !Array.isArray(memory) || !Array.isArray(devices)) {
     throw badFrame('HELLO', 'a member is missing or of a wrong type');
@@ -250,9 +255,15 @@ export function decodeHello(payload: Uint8Array): Hello {
     devices,
     timeoutMs,
   };
+  if (purpose !== undefined) hello.purpose = decodePurpose(purpose);
   if (token !== undefined) hello.token = decodeToken(token);
   if (ownership !== undefined) hello.ownership = decodeOwnership(ownership);
   return hello;
+}
+
+function decodePurpose(item: unknown): 'rehearsal' {
+  if (item !== 'rehearsal') throw badFrame('purpose', 'is not known');
+  return item;
 }
 
 function decodeVersions(item: unknown): [number, number] {

@@ -1,0 +1,127 @@
+import { claimOwnership, migrate, type Ownership, rehearse } from '../../migration/index.js';
+import { asVfioError } from '../../uapi/index.js';
+import { ExitCode } from '../exit-code.js';
+import { AttachedMachine } from '../machine/attached-machine.js';
+import { readOwnership } from '../machine/owner-arguments.js';
+import { EndWish } from '../machine/signals.js';
+import { readTls } from '../machine/tls-arguments.js';
+import { JsonOutput } from './json-output.js';
+import type { MigrateFlags } from './migrate-flags.js';
+import type { MigrateOutput, MigrationPlan } from './migrate-output.js';
+import { PeopleOutput } from './people-output.js';
+import { exitCodeOf } from './verdict.js';
+
+/** `dmalog migrate`, from its arguments to its exit code. @throws VfioError when nothing could be begun */
+export async function runMigrate(targets: readonly string[], flags: MigrateFlags): Promise<number> {
+  const output: MigrateOutput = flags.json ? new JsonOutput() : new PeopleOutput();
+  using wish = new EndWish();
+  try {
+    const machine = await wish.unlessCame(attach(targets, flags));
+    try {
+      return await (flags.dryRun ? rehearseMachine : moveMachine)({ machine, targets, flags, output, wish });
+    } finally {
+      await machine.close();
+    }
+  } catch (error) {
+    const code = wish.signal.aborted ? ExitCode.INTERRUPTED : ExitCode.FAILURE;
+    output.fail(asVfioError(error, 'migrate'), code);
+    if (wish.signal.aborted) return code;
+    throw error;
+  }
+}
+
+function attach(devices: readonly string[], { memory, beside, timeout }: MigrateFlags): Promise<AttachedMachine> {
+  return AttachedMachine.attach({ devices, memory, host: beside ? 'another' : 'this', timeoutMs: timeout });
+}
+
+interface Job {
+  machine: AttachedMachine;
+  targets: readonly string[];
+  flags: MigrateFlags;
+  output: MigrateOutput;
+  wish: EndWish;
+}
+
+async function moveMachine({ machine, targets, flags, output, wish }: Job): Promise<number> {
+  const tls = tlsOf(flags);
+  const ownership = readOwnership(flags);
+  const plan = planOf(machine, targets, flags);
+  await wish.unlessCame(becomeHost(machine, flags, ownership));
+  output.begin(plan);
+  const report = await migrate({
+    to: flags.to!,
+    memory: machine.memory,
+    devices: machine.devices,
+    downtimeLimitMs: flags.downtimeLimit,
+    maxPasses: flags.maxPasses,
+    onStall: flags.onStall,
+    compression: flags.compression,
+    connections: flags.connections,
+    verify: flags.verify,
+    timeoutMs: flags.timeout,
+    ...limitsOf(flags),
+    ...(tls && { tls }),
+    ...(ownership && { ownership }),
+    signal: wish.signal,
+    onEvent: event => output.tell(event),
+  });
+  const exitCode = exitCodeOf(report);
+  output.finish(report, plan, exitCode);
+  return exitCode;
+}
+
+/** Whoever gives a machine its memory starts it, rehearsal or not, and must be its owner first: docs/ownership.md. */
+async function becomeHost(machine: AttachedMachine, { beside }: MigrateFlags, ownership?: Ownership): Promise<void> {
+  if (beside) return;
+  if (ownership !== undefined) await claimOwnership(ownership);
+  await machine.endAbandonedMigration();
+  await machine.giveMemory();
+}
+
+async function rehearseMachine({ machine, targets, flags, output, wish }: Job): Promise<number> {
+  const tls = tlsOf(flags);
+  const ownership = readOwnership(flags);
+  const plan = planOf(machine, targets, flags);
+  await wish.unlessCame(becomeHost(machine, flags, ownership));
+  output.begin(plan);
+  const report = await rehearse({
+    memory: machine.memory,
+    devices: machine.devices,
+    downtimeLimitMs: flags.downtimeLimit,
+    maxPasses: flags.maxPasses,
+    timeoutMs: flags.timeout,
+    ...(flags.to && { to: flags.to }),
+    ...limitsOf(flags),
+    ...(tls && { tls }),
+    ...(ownership && { ownership }),
+    signal: wish.signal,
+    onEvent: event => output.tell(event),
+  });
+  const exitCode = report.wouldMove ? ExitCode.DONE : ExitCode.NOT_CONVERGED;
+  output.finishRehearsal(report, plan, exitCode);
+  return exitCode;
+}
+
+function planOf(machine: AttachedMachine, devices: readonly string[], flags: MigrateFlags): MigrationPlan {
+  const { to, downtimeLimit, beside } = flags;
+  return {
+    to: to && `${to.host.includes(':') ? `[${to.host}]` : to.host}:${to.port}`,
+    devices,
+    memoryBytes: machine.memory.pages * 4096,
+    downtimeLimitMs: downtimeLimit,
+    host: beside ? 'another' : 'this',
+  };
+}
+
+function tlsOf(flags: MigrateFlags) {
+  const files = readTls(flags);
+  return files && { ...files, ...(flags.tlsName !== undefined && { servername: flags.tlsName }) };
+}
+
+function limitsOf({ bandwidth, maxTime, maxBytes }: MigrateFlags) {
+  return {
+    ...(bandwidth !== undefined && { bandwidth }),
+    ...(maxTime !== undefined && { maxMs: maxTime }),
+    ...(maxBytes !== undefined && { maxBytes }),
+  };
+}
