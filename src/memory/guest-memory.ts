@@ -1,5 +1,11 @@
-import { createMemoryFile, Mapping, type OwnedFd } from '../native/index.js';
+import { BorrowedFd, createMemoryFile, Mapping, type OwnedFd, type SharedMapping } from '../native/index.js';
 import { VfioError } from '../uapi/index.js';
+
+/** A {@link GuestMemory} for another thread of this process, made by {@link GuestMemory.share}. It means nothing in another process. */
+export interface SharedGuestMemory {
+  readonly mapping: SharedMapping;
+  readonly fd: number;
+}
 
 /**
  * The memory of a guest, host side: a memory file that is mapped here and can be sent to a device in another process. It is
@@ -31,6 +37,27 @@ export class GuestMemory {
       file.close();
       throw error;
     }
+  }
+
+  /**
+   * Memory of another thread of this process, in this one. Its owner keeps it open for as long as this thread uses it; closing it here ends
+   * nothing but this object.
+   */
+  static attach({ fd, mapping }: SharedGuestMemory): GuestMemory {
+    return new GuestMemory(new BorrowedFd(fd), Mapping.attach(mapping));
+  }
+
+  /**
+   * The memory for another thread; for `postMessage` or `workerData`. Call {@link GuestMemory.endShare} when that thread has ended.
+   * @throws VfioError EBADF when closed
+   */
+  share(): SharedGuestMemory {
+    return { fd: this.fd, mapping: this.mapping.share() };
+  }
+
+  /** A thread that was given the memory by {@link GuestMemory.share} has ended. */
+  endShare(): void {
+    this.mapping.endShare();
   }
 
   /** The memory file, to send to a device; this object keeps owning it. -1 once closed. */
