@@ -2,6 +2,7 @@ import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { performance } from 'node:perf_hooks';
 import type { DeviceHandle } from '../../device/index.js';
 import { asVfioError, requireBytes, VfioError, viewOf } from '../../uapi/index.js';
+import { encodeLanePorts, lanesOf } from '../lane/lane-ports.js';
 import type { LinkEvent } from '../link/link-keeper.js';
 import { TOKEN_SIZE } from '../link/resume.js';
 import { type MachineMemory, PAGE_SIZE } from '../memory/machine-memory.js';
@@ -20,6 +21,10 @@ import {
   STREAM_VERSION,
 } from '../stream/stream-format.js';
 import { DestinationDevices } from './destination-devices.js';
+import { ReceivingLanes } from './receiving-lanes.js';
+
+/** How many connections memory may take, unless the options say otherwise. */
+const CONNECTIONS = 8;
 
 /** How long a connection may be without a HELLO, milliseconds. */
 export const HELLO_MS = 5000;
@@ -29,6 +34,11 @@ export interface ReceiveOptions {
   /** Where to listen; default 127.0.0.1 and any port. The stream is neither encrypted nor authenticated. */
   listen?: { host?: string; port?: number };
   memory: MachineMemory;
+  /**
+   * Most connections that memory may take at a time, each with a thread at either end; default 8. They come to the ports that follow the one
+   * where this listens, or to any if that was not said. 1: memory takes the migration's own connection, in this thread.
+   */
+  connections?: number;
   /** In the order in which the source has its own. They must be in state RUNNING as after a reset, and idle. */
   devices: readonly DeviceHandle[];
   /** How long the source may be silent, or not come again after its connection was lost, milliseconds; default 60,000. */
@@ -71,6 +81,7 @@ export class Reception {
   hasMachine = false;
   /** The machine is this end's, or may be, and stays so whatever becomes of the connection. */
   #hasGo = false;
+  #lanes: ReceivingLanes | undefined;
   /** The ownership record as both ends had it when they agreed. */
   #offered: OwnershipRecord | undefined;
   /** Ends the asking of a store that does not answer. */
@@ -92,16 +103,18 @@ export class Reception {
 
   async run(): Promise<ReceiveReport> {
     try {
-      await this.#agree();
+      const theirs = await this.#agree();
+      await this.#openLanes(theirs);
       await this.#devices.prepare();
       await this.#receive();
+      await this.#closeLanes();
       await this.#load();
       await this.#waitForGo();
       await this.#take();
       await this.#resume();
     } catch (error) {
       const failure = asVfioError(error, 'receive');
-      await this.#channel.abort({ error: failure, mayRun: this.#hasGo });
+      await Promise.all([this.#channel.abort({ error: failure, mayRun: this.#hasGo }), this.#closeLanes()]);
       if (this.hasMachine && !this.#hasGo) await this.#devices.forget();
       throw failure;
     }
@@ -118,11 +131,11 @@ export class Reception {
   async giveUp(error: VfioError): Promise<void> {
     this.#enough.abort();
     if (this.#hasGo) return;
-    await this.#channel.abort({ error, mayRun: false });
+    await Promise.all([this.#channel.abort({ error, mayRun: false }), this.#closeLanes()]);
   }
 
-  async #agree(): Promise<void> {
-    const { memory } = this.#options;
+  async #agree(): Promise<Hello> {
+    const { memory, connections = CONNECTIONS } = this.#options;
     const token = randomBytes(TOKEN_SIZE);
     const ours: Hello = {
       version: STREAM_VERSION,
@@ -130,6 +143,7 @@ export class Reception {
       memory: memory.ranges,
       devices: await this.#devices.flags(),
       timeoutMs: this.#channel.timeoutMs,
+      connections,
       token,
     };
     // A source has its HELLO ready; whoever lets one byte a minute trickle in is none.
@@ -145,6 +159,36 @@ export class Reception {
     await this.#soon(this.#channel.flush());
     this.#place.claim();
     this.hasMachine = true;
+    return theirs;
+  }
+
+  /** Only for the source that has the machine's place: nobody else costs a thread. */
+  async #openLanes({ connections, timeoutMs }: Hello): Promise<void> {
+    const lanes = lanesOf(this.#options.connections ?? CONNECTIONS, connections);
+    if (lanes === 0) return;
+    const { host = '127.0.0.1', port = 0 } = this.#options.listen ?? {};
+    this.#channel.throwIfGivenUp();
+    this.#lanes = new ReceivingLanes({
+      lanes,
+      host,
+      firstPort: port === 0 ? 0 : port + 1,
+      token: this.#channel.token!,
+      memory: this.#options.memory,
+      timeoutMs: this.#channel.timeoutMs,
+      peerTimeoutMs: timeoutMs,
+      onFailed: error => void this.giveUp(error),
+    });
+    await this.#channel.send(FrameType.LANES, encodeLanePorts(await this.#lanes.ports()));
+  }
+
+  /** Before the machine may run here: nobody writes its memory from then on. */
+  async #closeLanes(): Promise<void> {
+    const lanes = this.#lanes;
+    if (lanes === undefined) return;
+    await lanes.close();
+    if (this.#lanes === undefined) return;
+    this.#lanes = undefined;
+    this.#report.pagesReceived += lanes.pagesReceived;
   }
 
   async #soon<T>(work: Promise<T>): Promise<T> {

@@ -2,6 +2,7 @@ import { performance } from 'node:perf_hooks';
 import type { DeviceHandle } from '../../device/index.js';
 import { DirtySet, LoggingSession, type Tracker, TrackerUnion } from '../../tracker/index.js';
 import { asVfioError, VfioError, viewOf } from '../../uapi/index.js';
+import { decodeLanePorts, lanesOf, MOST_LANES } from '../lane/lane-ports.js';
 import { type MachineMemory, PAGE_SIZE } from '../memory/machine-memory.js';
 import {
   isSameRecord,
@@ -13,10 +14,12 @@ import {
   staleOwnership,
 } from '../ownership/index.js';
 import { unexpected } from '../stream/frame-channel.js';
-import { FrameType, STREAM_VERSION } from '../stream/stream-format.js';
+import { FrameType, type Hello, STREAM_VERSION } from '../stream/stream-format.js';
 import { ControlLane } from './control-lane.js';
 import { type ConvergenceLimits, decide, estimateDowntimeMs } from './convergence.js';
 import { Interruption } from './interruption.js';
+import type { MemoryLane } from './memory-lane.js';
+import { MemoryLanes } from './memory-lanes.js';
 import {
   emptyReport,
   type MigrationEvent,
@@ -53,6 +56,11 @@ export interface MigrateOptions {
   verify?: 'off' | 'abort' | 'report';
   /** How long the destination may be silent, or out of reach, milliseconds; default 60,000. */
   timeoutMs?: number;
+  /**
+   * How many connections memory takes at a time, each with a thread at either end; 1 to 16. The destination may take fewer. Default 1: memory
+   * takes the migration's own connection, in this thread.
+   */
+  connections?: number;
   /** Gives up, at once and in any phase: the machine then runs on at the source. Too late once the destination was told to run;
    * then it only ends the waiting for an ownership store that does not answer. */
   signal?: AbortSignal;
@@ -77,9 +85,12 @@ export interface MigrateOptions {
  * @throws VfioError EINVAL for wrong arguments
  */
 export async function migrate(options: MigrateOptions): Promise<MigrationReport> {
-  const { downtimeLimitMs = 300, maxPasses = 30 } = options;
+  const { downtimeLimitMs = 300, maxPasses = 30, connections = 1 } = options;
   if (!(downtimeLimitMs > 0)) throw badOption('downtimeLimitMs', downtimeLimitMs);
   if (!(Number.isInteger(maxPasses) && maxPasses > 0)) throw badOption('maxPasses', maxPasses);
+  if (!(Number.isInteger(connections) && connections >= 1 && connections <= MOST_LANES)) {
+    throw badOption('connections', connections);
+  }
   return new MigrationSource(options, { downtimeLimitMs, maxPasses }).run();
 }
 
@@ -96,6 +107,7 @@ class MigrationSource {
   readonly #report = emptyReport();
   readonly #startedAt = performance.now();
   #link: SourceLink | undefined;
+  #lanes: MemoryLanes | undefined;
   /** The record under which the machine runs here. */
   #held: OwnershipRecord | undefined;
   #destinationName = '';
@@ -144,6 +156,7 @@ class MigrationSource {
     if (this.#given) return;
     const error = new VfioError('ECANCELED', { operation: 'migrate', message: 'it was given up here' });
     this.#link?.channel.giveUp(error);
+    this.#lanes?.giveUp(error);
     this.#interruption.interrupt(error);
   }
 
@@ -169,7 +182,7 @@ class MigrationSource {
 
   async #connect(): Promise<SourceLink> {
     this.#enter('connect');
-    const { memory, to, timeoutMs, ownership } = this.#options;
+    const { memory, to, timeoutMs, ownership, connections = 1 } = this.#options;
     await this.#devices.take();
     if (ownership !== undefined) this.#held = await this.#interruption.unlessInterrupted(requireOwnership(ownership));
     const onLinkEvent = (event: MigrationEvent) => this.#emit(event);
@@ -182,10 +195,28 @@ class MigrationSource {
       memory: memory.ranges,
       devices: [...this.#devices.flags],
       timeoutMs: link.channel.timeoutMs,
+      connections,
       ...(ownership && { ownership: { self: ownership.self, record: this.#held } }),
     });
     this.#destinationName = theirs.ownership?.self ?? '';
+    if (lanesOf(connections, theirs.connections) > 0) await this.#openLanes(link, theirs);
     return link;
+  }
+
+  async #openLanes(link: SourceLink, theirs: Hello): Promise<void> {
+    const ports = decodeLanePorts(await link.expect(FrameType.LANES));
+    const lanes = new MemoryLanes({
+      host: this.#options.to.host,
+      ports,
+      token: link.channel.token!,
+      memory: this.#options.memory,
+      timeoutMs: link.channel.timeoutMs,
+      peerTimeoutMs: theirs.timeoutMs,
+      onLinkEvent: event => this.#emit(event),
+    });
+    this.#lanes = lanes;
+    link.whenPeerFails(error => lanes.giveUp(asVfioError(error, 'migrate')));
+    await this.#interruption.unlessInterrupted(lanes.joined());
   }
 
   /**
@@ -202,7 +233,7 @@ class MigrationSource {
       await this.#requireStillOwner();
       const stoppedAt = performance.now();
       this.#enter('stop-and-copy');
-      link.channel.patienceMs = this.#patienceWhileStoppedMs(link);
+      this.#waitForLinks(link, this.#patienceWhileStoppedMs(link));
       await this.#devices.stop();
       await this.#collect(dirty);
       if (await this.#fits(link, dirty)) return stoppedAt;
@@ -248,10 +279,16 @@ class MigrationSource {
     return Math.min(channel.timeoutMs, Math.max(SHORTEST_PATIENCE_MS, 2 * this.#limits.downtimeLimitMs));
   }
 
-  async #runAgain({ channel }: SourceLink): Promise<void> {
+  #waitForLinks({ channel }: SourceLink, patienceMs: number): void {
+    channel.patienceMs = patienceMs;
+    if (this.#lanes !== undefined) this.#lanes.patienceMs = patienceMs;
+  }
+
+  async #runAgain(link: SourceLink): Promise<void> {
+    const { channel } = link;
     if (this.#passes.passes.length >= this.#limits.maxPasses) throw new NotConverged();
     await this.#devices.runAgain();
-    channel.patienceMs = channel.timeoutMs;
+    this.#waitForLinks(link, channel.timeoutMs);
     await channel.send(FrameType.RESTART);
     this.#enter('pre-copy');
     await this.#devices.startPrecopy(channel);
@@ -277,17 +314,19 @@ class MigrationSource {
   async #lastPass(link: SourceLink, dirty: DirtySet): Promise<void> {
     const report = await this.#sendPass(link, dirty);
     this.#emit({ event: 'pass', ...report });
+    this.#lanes?.finish();
     await this.#devices.sendStates(link.channel);
   }
 
   async #sendPass(link: SourceLink, dirty: DirtySet): Promise<PassReport> {
     const { memory } = this.#options;
-    const report = await this.#passes.send(new ControlLane(memory, link), dirty);
+    const lane: MemoryLane = this.#lanes ?? new ControlLane(memory, link);
+    const report = await this.#passes.send(lane, dirty);
     const number = new Uint8Array(4);
     viewOf(number).setUint32(0, report.pass, true);
     await link.channel.send(FrameType.PASS, number);
     this.#report.pagesSent += report.pagesSent;
-    this.#report.bytesSent = link.channel.bytesSent;
+    this.#report.bytesSent = link.channel.bytesSent + (this.#lanes?.bytesSent ?? 0);
     return report;
   }
 
@@ -338,6 +377,7 @@ class MigrationSource {
   async #letGo(): Promise<void> {
     await settle(() => this.#tracker.stop());
     await this.#devices.letGo();
+    await this.#lanes?.close();
     await this.#link?.channel.end();
     this.#link?.channel.destroy();
   }
@@ -351,9 +391,11 @@ class MigrationSource {
     const word = report.error ?? new VfioError('ETIMEDOUT', { operation: 'migrate', message: 'it did not converge' });
     const channel = this.#link?.channel;
     channel?.giveUp(word);
+    this.#lanes?.giveUp(word);
     if (this.#held === undefined && channel?.peerAbort?.mayRun === false) this.#given = false;
     report.runningAt = this.#given ? 'unknown' : await this.#devices.resume();
     await settle(() => this.#tracker.stop());
+    await this.#lanes?.close();
     // To a destination that still tries to find out whether it has the machine, ABORT means that it has not.
     if (this.#given && this.#held !== undefined) channel?.destroy(word);
     else await channel?.abort({ error: word, mayRun: false });

@@ -25,6 +25,7 @@ export class SourceLink {
   readonly #interruption: Interruption;
   #answer: Promise<Frame> | undefined;
   #peerFailure: unknown;
+  #onPeerFailure: (error: unknown) => void = () => {};
   #roundTripMs = 0;
 
   constructor({ to, timeoutMs, interruption, onLinkEvent }: SourceLinkOptions) {
@@ -36,6 +37,12 @@ export class SourceLink {
   /** Why the destination says nothing more, as soon as that is known. */
   get peerFailure(): unknown {
     return this.#peerFailure;
+  }
+
+  /** Calls `listener` when the destination says nothing more, and why. */
+  whenPeerFails(listener: (error: unknown) => void): void {
+    this.#onPeerFailure = listener;
+    if (this.#peerFailure !== undefined) listener(this.#peerFailure);
   }
 
   /** From HELLO to its answer, milliseconds. */
@@ -75,6 +82,7 @@ export class SourceLink {
     this.#answer = this.channel.next();
     this.#answer.catch(error => {
       this.#peerFailure = error;
+      this.#onPeerFailure(error);
     });
   }
 

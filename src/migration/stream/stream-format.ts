@@ -16,7 +16,7 @@ import { decodeRecord, encodeRecord, type OwnershipRecord, requireName } from '.
  * 00 00 00 00 (CRC-32 of nothing) · CRC-32 of those 20 bytes.
  *
  * Source to destination:  HELLO, { MEMORY… DEVICE_STATE… PASS [RESTART] }…, MEMORY…, DEVICE_STATE…, SWITCH, [VERIFY…], GO, [OWNER]
- * Destination to source:  HELLO, READY, [DIGEST…], [SETTLE], RESUMED
+ * Destination to source:  HELLO, [LANES], READY, [DIGEST…], [SETTLE], RESUMED
  * Either way, at any time: KEEP_ALIVE, ACK; and instead of anything: ABORT. A connection that goes on where a lost one ended begins with
  * RESUME from either end instead of HELLO.
  */
@@ -72,6 +72,10 @@ export const FrameType = {
   ACK: 16,
   /** A connection goes on where a lost one ended: see {@link Resume}. */
   RESUME: 17,
+  /** A connection is a lane, and the answer that it is taken: see join.ts. */
+  JOIN: 18,
+  /** Where the destination waits for lanes: see lane-ports.ts. */
+  LANES: 31,
 } as const;
 
 /** A {@link FrameType}'s number. */
@@ -84,6 +88,7 @@ const withoutSequence: ReadonlySet<number> = new Set([
   FrameType.KEEP_ALIVE,
   FrameType.ACK,
   FrameType.RESUME,
+  FrameType.JOIN,
 ]);
 
 /** Whether frames of a type are counted, and sent again when they are lost with their connection. */
@@ -125,6 +130,8 @@ export interface Hello {
   timeoutMs: number;
   /** The session's secret, by which a source that comes again is known: in the destination's HELLO, 16 random bytes. */
   token?: Uint8Array | undefined;
+  /** How many connections memory may take at a time; 1, or not said: the migration's own. The fewer of both ends count. */
+  connections?: number | undefined;
   /** Where the owner is recorded outside the two ends. Both must have it, or neither. */
   ownership?: HelloOwnership | undefined;
 }
@@ -210,7 +217,7 @@ export function encodeHello(hello: Hello): Uint8Array {
 /** Reverse of {@link encodeHello}. @throws VfioError EBADMSG */
 export function decodeHello(payload: Uint8Array): Hello {
   const value = parseJson(payload) as Partial<Record<keyof Hello, unknown>>;
-  const { version, pageSize, memory, devices, timeoutMs, token, ownership } = value;
+  const { version, pageSize, memory, devices, timeoutMs, token, connections, ownership } = value;
   const isNumber = (item: unknown): item is number => Number.isInteger(item);
   if (!isNumber(version) || !isNumber(pageSize) || !Array.isArray(memory) || !Array.isArray(devices)) {
     throw badFrame('HELLO', 'a member is missing or of a wrong type');
@@ -218,6 +225,10 @@ export function decodeHello(payload: Uint8Array): Hello {
   if (!devices.every(isNumber)) throw badFrame('devices', 'flags must be numbers');
   if (!isNumber(timeoutMs) || timeoutMs < 1) throw badFrame('timeoutMs', 'must be a whole number of milliseconds');
   const hello: Hello = { version, pageSize, memory: memory.map(decodeRange), devices, timeoutMs };
+  if (connections !== undefined) {
+    if (!isNumber(connections) || connections < 1) throw badFrame('connections', 'must be a whole number from 1 on');
+    hello.connections = connections;
+  }
   if (token !== undefined) hello.token = decodeToken(token);
   if (ownership !== undefined) hello.ownership = decodeOwnership(ownership);
   return hello;
