@@ -12,6 +12,7 @@ export * from './source/migrate.js';
 export type * from './source/migration-report.js';
 export * from './stream/frame-channel.js';
 export * from './stream/frame-parser.js';
+export * from './stream/hello.js';
 export * from './stream/memory-block.js';
 export * from './stream/page-list.js';
 export * from './stream/stream-format.js';

@@ -1,7 +1,7 @@
 import { readdirSync } from 'node:fs';
 import { connect } from 'node:net';
 import fc from 'fast-check';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { GuestMemory } from '../../src/memory/index.js';
 import { ReceivingLanes } from '../../src/migration/destination/receiving-lanes.js';
 import { MachineMemory, PageList } from '../../src/migration/index.js';
@@ -141,13 +141,13 @@ describe('memory lanes', () => {
         expect(bytesOf(destination).equals(bytesOf(source))).toBe(true);
         for (const each of opened.splice(0).reverse()) await each.close();
       }),
-      { numRuns: 12 },
+      { numRuns: 6 },
     );
   });
 });
 
 describe('memory lanes in trouble', () => {
-  /** Links of which each is cut after some bytes, again and again, as long as there are places to cut at. */
+  /** Links of which each connection is cut after some bytes, as long as there are places to cut at. */
   function cutLinks(places: number[]): (to: { host: string; port: number }) => Promise<Link> {
     return async to => {
       let passed = 0;
@@ -162,14 +162,18 @@ describe('memory lanes in trouble', () => {
   }
 
   it('bring every page when their connections are cut at any places', async () => {
+    // Three connections in a row that bring no block on are given up: only the first may be cut so early.
+    const anywhere = fc.integer({ min: 1, max: 2_500_000 });
+    const later = fc.array(fc.integer({ min: 1_200_000, max: 2_500_000 }), { maxLength: 4 });
     await fc.assert(
-      fc.asyncProperty(fc.array(fc.integer({ min: 1, max: 1_500_000 }), { maxLength: 6 }), async places => {
-        const { source, destination, sending } = await pairOf(2, [1500, 300], { through: cutLinks([...places]) });
+      fc.asyncProperty(anywhere, later, async (first, others) => {
+        const through = cutLinks([first, ...others]);
+        const { source, destination, sending } = await pairOf(2, [3000, 300], { through });
         await sendAll(sending, source);
         expect(bytesOf(destination).equals(bytesOf(source))).toBe(true);
         for (const each of opened.splice(0).reverse()) await each.close();
       }),
-      { numRuns: 8 },
+      { numRuns: 6 },
     );
   });
 
@@ -253,7 +257,8 @@ describe('memory lanes in trouble', () => {
     list.add(0, 500, 1);
     await sending.send(list);
     await expect(sending.flush()).rejects.toThrow(/the other end gave up: .*pages 500 \+ 1 of range 0 do not exist/);
-    expect(failures).toMatchObject([{ errno: 'EBADMSG' }]);
+    // It waits a moment for its last words to be heard.
+    await vi.waitFor(() => expect(failures).toMatchObject([{ errno: 'EBADMSG' }]), 5000);
     expect(source.pages).toBe(500);
   });
 

@@ -239,7 +239,7 @@ describe('a migration on a bad link', () => {
     const length = await streamLength();
     const fdsBefore = fdCount();
     const places = Array.from({ length: 20 }, (_, index) => Math.floor((length * index) / 20));
-    for (const place of [...places, length - 1, length - 24, length - 25, length - 48]) {
+    for (const place of [...places, length - 1, length - 32, length - 33, length - 64]) {
       const hosts = await twoHosts(PAGES);
       // On every connection anew: a place within the first large frame lets nothing through, ever.
       const { report, refusal } = await move(hosts, {

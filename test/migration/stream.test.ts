@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
   BLOCK_SIZE,
+  checkHello,
   checkPayload,
   decodeAbort,
   decodeFrameHeader,
@@ -13,6 +14,7 @@ import {
   FRAME_HEADER_SIZE,
   FrameParser,
   FrameType,
+  type Hello,
   MAX_PAYLOAD,
 } from '../../src/migration/index.js';
 import { VfioError, viewOf } from '../../src/uapi/index.js';
@@ -36,8 +38,10 @@ function errnoOf(work: () => unknown): string {
 describe('a frame header', () => {
   it('has the bytes of the worked example', () => {
     const go = frame(FrameType.GO, 3, new Uint8Array(0));
-    expect(Buffer.from(go.subarray(0, 20)).toString('hex')).toBe('444d4c4706000000000000000300000000000000');
-    expect(viewOf(go).getUint32(20, true)).toBe(crc32(go.subarray(0, 20)));
+    expect(Buffer.from(go.subarray(0, 28)).toString('hex')).toBe(
+      '444d4c47060000000000000003000000ef46db3751d8e99900000000',
+    );
+    expect(viewOf(go).getUint32(28, true)).toBe(crc32(go.subarray(0, 28)));
   });
 
   it('is refused when any bit of it was changed', () => {
@@ -62,7 +66,7 @@ describe('a frame header', () => {
     const header = new Uint8Array(FRAME_HEADER_SIZE);
     encodeFrameHeader(header, FrameType.MEMORY, 0, new Uint8Array(0));
     viewOf(header).setUint32(8, MAX_PAYLOAD + 1, true);
-    viewOf(header).setUint32(20, crc32(header.subarray(0, 20)), true);
+    viewOf(header).setUint32(28, crc32(header.subarray(0, 28)), true);
     expect(errnoOf(() => decodeFrameHeader(header, 0))).toBe('EMSGSIZE');
   });
 
@@ -129,15 +133,23 @@ describe('FrameParser', () => {
 
 describe('HELLO and ABORT', () => {
   const hello = {
-    version: 1,
+    versions: [2, 3] as const,
+    features: ['zstd'],
+    requires: [],
     pageSize: 4096,
     memory: [{ iova: 1n << 63n, length: 1n << 40n }],
     devices: [7, 1],
     timeoutMs: 60_000,
   };
 
+  function changed(members: object): string {
+    return JSON.stringify({ ...JSON.parse(new TextDecoder().decode(encodeHello(hello))), ...members });
+  }
+
   it('come back as they were sent', () => {
     expect(decodeHello(encodeHello(hello))).toEqual(hello);
+    const withToken = { ...hello, token: Uint8Array.from({ length: 16 }, (_, index) => 250 - index) };
+    expect(decodeHello(encodeHello(withToken))).toEqual(withToken);
     const heard = decodeAbort(
       encodeAbort({ error: new VfioError('EIO', { operation: 'disk', message: 'full' }), mayRun: false }),
     );
@@ -155,16 +167,21 @@ describe('HELLO and ABORT', () => {
     ['no JSON', 'hello'],
     ['no object', '7'],
     ['null', 'null'],
-    ['a missing member', '{"version":1,"pageSize":4096,"memory":[]}'],
-    ['a version that is no number', '{"version":"1","pageSize":4096,"memory":[],"devices":[],"timeoutMs":1}'],
-    ['a range that is no pair', '{"version":1,"pageSize":4096,"memory":[["0x0"]],"devices":[],"timeoutMs":1}'],
-    [
-      'a range that is too large',
-      '{"version":1,"pageSize":4096,"memory":[["0x0","0x11112222333344445"]],"devices":[],"timeoutMs":1}',
-    ],
-    ['a range of words', '{"version":1,"pageSize":4096,"memory":[["low","high"]],"devices":[],"timeoutMs":1}'],
-    ['flags that are no numbers', '{"version":1,"pageSize":4096,"memory":[],"devices":[{}],"timeoutMs":1}'],
-    ['no timeout', '{"version":1,"pageSize":4096,"memory":[],"devices":[]}'],
+    ['an empty object', '{}'],
+    ['a missing member', changed({ devices: undefined })],
+    ['a version that is no range', changed({ versions: 2 })],
+    ['versions that are no numbers', changed({ versions: ['2', '3'] })],
+    ['versions the wrong way round', changed({ versions: [3, 2] })],
+    ['no features', changed({ features: undefined })],
+    ['features that are no names', changed({ features: ['A b'] })],
+    ['features without end', changed({ features: Array.from({ length: 257 }, (_, index) => `f${index}`) })],
+    ['needs that are no list', changed({ requires: 'zstd' })],
+    ['a range that is no pair', changed({ memory: [['0x0']] })],
+    ['a range that is too large', changed({ memory: [['0x0', '0x11112222333344445']] })],
+    ['a range of words', changed({ memory: [['low', 'high']] })],
+    ['flags that are no numbers', changed({ devices: [{}] })],
+    ['no timeout', changed({ timeoutMs: undefined })],
+    ['a token of another size', changed({ token: 'abcd' })],
     ['broken UTF-8', Buffer.from([0x7b, 0xff, 0x7d])],
   ])('are refused when they are %s', (_, text) => {
     expect(errnoOf(() => decodeHello(Buffer.from(text as string)))).toBe('EBADMSG');
@@ -173,5 +190,65 @@ describe('HELLO and ABORT', () => {
   it('blocks fit frames', () => {
     expect(BLOCK_SIZE % 4096).toBe(0);
     expect(MAX_PAYLOAD).toBeGreaterThan(BLOCK_SIZE);
+  });
+});
+
+describe('two releases', () => {
+  const common = { pageSize: 4096, memory: [{ iova: 0n, length: 4096n }], devices: [7], timeoutMs: 1000 };
+  const here: Hello = { versions: [2, 4], features: ['zero-pages', 'zstd'], requires: [], ...common };
+
+  it('speak the highest version of both, with the features of both, when the other one is later', () => {
+    const json = JSON.parse(new TextDecoder().decode(encodeHello(here)));
+    const later = { ...json, versions: [3, 9], features: ['zstd', 'holograms'], colour: 'blue', memory2: [[1]] };
+    const theirs = decodeHello(new TextEncoder().encode(JSON.stringify(later)));
+    expect(checkHello(here, theirs)).toEqual({ version: 4, features: new Set(['zstd']) });
+  });
+
+  it('speak what the earlier one can, without what it cannot', () => {
+    const earlier: Hello = { ...here, versions: [2, 2], features: [] };
+    expect(checkHello(here, earlier)).toEqual({ version: 2, features: new Set() });
+    expect(checkHello(earlier, here)).toEqual({ version: 2, features: new Set() });
+  });
+
+  it('agree on the same from either end', () => {
+    const range = fc.tuple(fc.nat(6), fc.nat(6)).map(([low, more]) => [low, low + more] as const);
+    const names = fc.uniqueArray(fc.constantFrom('a', 'b', 'c', 'd'));
+    const hello = fc.record({ versions: range, features: names });
+    const outcome = (one: Hello, other: Hello) => {
+      try {
+        const { version, features } = checkHello(one, other);
+        return { version, features: [...features].sort() };
+      } catch (error) {
+        return (error as VfioError).errno;
+      }
+    };
+    fc.assert(
+      fc.property(hello, hello, (one, other) => {
+        const [a, b] = [
+          { ...here, ...one },
+          { ...here, ...other },
+        ];
+        expect(outcome(a, b)).toEqual(outcome(b, a));
+        const shared = Array.from({ length: 13 }, (_, version) => version).filter(version =>
+          [a, b].every(({ versions: [low, high] }) => low <= version && version <= high),
+        );
+        if (shared.length === 0) expect(outcome(a, b)).toBe('EPROTO');
+        else expect(outcome(a, b)).toMatchObject({ version: shared.at(-1) });
+      }),
+    );
+  });
+
+  it('with no version in common are refused, naming both ranges and which one to update', () => {
+    const later: Hello = { ...here, versions: [5, 7] };
+    expect(() => checkHello(here, later)).toThrow(
+      /versions: .*versions 5 to 7 .*this one 2 to 4: dmalog here must be updated \(EPROTO\)/,
+    );
+    expect(() => checkHello(later, here)).toThrow(/versions 2 to 4 .*5 to 7: dmalog at the other end must be updated/);
+  });
+
+  it('are refused when one needs what the other cannot do, naming it', () => {
+    const strict: Hello = { ...here, features: ['zstd', 'holograms'], requires: ['holograms'] };
+    expect(() => checkHello(here, strict)).toThrow(/needs holograms, which this release .* cannot do \(EPROTO\)/);
+    expect(() => checkHello(strict, here)).toThrow(/at the other end cannot do holograms, needed here \(EPROTO\)/);
   });
 });

@@ -9,17 +9,9 @@ import { type MachineMemory, PAGE_SIZE } from '../memory/machine-memory.js';
 import { digestMemory, digestPages } from '../memory/memory-digest.js';
 import { decodeRecord, type Ownership, type OwnershipRecord, type TakeLink, takeMachine } from '../ownership/index.js';
 import { type FrameChannel, unexpected } from '../stream/frame-channel.js';
-import { checkHello } from '../stream/hello.js';
+import { type Agreement, checkHello, OWN_PROTOCOL } from '../stream/hello.js';
 import { applyMemoryBlock } from '../stream/memory-block.js';
-import {
-  BLOCK_SIZE,
-  DigestKind,
-  decodeHello,
-  encodeHello,
-  FrameType,
-  type Hello,
-  STREAM_VERSION,
-} from '../stream/stream-format.js';
+import { BLOCK_SIZE, DigestKind, decodeHello, encodeHello, FrameType, type Hello } from '../stream/stream-format.js';
 import { DestinationDevices } from './destination-devices.js';
 import { ReceivingLanes } from './receiving-lanes.js';
 
@@ -77,6 +69,8 @@ export class Reception {
   readonly #place: MachinePlace;
   readonly #devices: DestinationDevices;
   readonly #report: ReceiveReport = { pagesReceived: 0, stateBytes: 0, loadMs: 0, resumeMs: 0 };
+  /** What both ends can do, as soon as that is known. */
+  agreement: Agreement | undefined;
   /** Whether this is the one that fills memory and devices. */
   hasMachine = false;
   /** The machine is this end's, or may be, and stays so whatever becomes of the connection. */
@@ -138,7 +132,7 @@ export class Reception {
     const { memory, connections = CONNECTIONS } = this.#options;
     const token = randomBytes(TOKEN_SIZE);
     const ours: Hello = {
-      version: STREAM_VERSION,
+      ...OWN_PROTOCOL,
       pageSize: PAGE_SIZE,
       memory: memory.ranges,
       devices: await this.#devices.flags(),
@@ -149,7 +143,7 @@ export class Reception {
     // A source has its HELLO ready; whoever lets one byte a minute trickle in is none.
     const theirs = decodeHello(await this.#soon(this.#channel.expect(FrameType.HELLO)));
     ours.ownership = await this.#askOwner();
-    checkHello(ours, theirs);
+    this.agreement = checkHello(ours, theirs);
     this.#offered = ours.ownership?.record;
     this.#channel.keepAlive(theirs.timeoutMs);
     this.#place.requireFree();

@@ -327,7 +327,7 @@ export class LinkKeeper {
 
   /** How long a peer that lives may say nothing. */
   get #silenceMs(): number {
-    return Math.max(Math.min(this.#options.timeoutMs / 3, MOST_SILENCE_MS), this.patienceMs / 3);
+    return Math.ceil(Math.max(Math.min(this.#options.timeoutMs / 3, MOST_SILENCE_MS), this.patienceMs / 3));
   }
 
   #tick(): void {

@@ -14,7 +14,8 @@ import {
   staleOwnership,
 } from '../ownership/index.js';
 import { unexpected } from '../stream/frame-channel.js';
-import { FrameType, type Hello, STREAM_VERSION } from '../stream/stream-format.js';
+import { OWN_PROTOCOL } from '../stream/hello.js';
+import { FrameType, type Hello } from '../stream/stream-format.js';
 import { ControlLane } from './control-lane.js';
 import { type ConvergenceLimits, decide, estimateDowntimeMs } from './convergence.js';
 import { Interruption } from './interruption.js';
@@ -190,7 +191,7 @@ class MigrationSource {
     this.#link = link;
     await link.connect();
     const theirs = await link.agree({
-      version: STREAM_VERSION,
+      ...OWN_PROTOCOL,
       pageSize: PAGE_SIZE,
       memory: memory.ranges,
       devices: [...this.#devices.flags],

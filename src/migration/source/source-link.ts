@@ -4,7 +4,7 @@ import { type Address, dialTo } from '../link/dial.js';
 import type { LinkEvent } from '../link/link-keeper.js';
 import { FrameChannel, unexpected } from '../stream/frame-channel.js';
 import type { Frame } from '../stream/frame-parser.js';
-import { checkHello } from '../stream/hello.js';
+import { type Agreement, checkHello } from '../stream/hello.js';
 import { decodeHello, encodeHello, FrameType, type Hello } from '../stream/stream-format.js';
 import type { Interruption } from './interruption.js';
 
@@ -26,6 +26,7 @@ export class SourceLink {
   #answer: Promise<Frame> | undefined;
   #peerFailure: unknown;
   #onPeerFailure: (error: unknown) => void = () => {};
+  #agreement: Agreement | undefined;
   #roundTripMs = 0;
 
   constructor({ to, timeoutMs, interruption, onLinkEvent }: SourceLinkOptions) {
@@ -43,6 +44,11 @@ export class SourceLink {
   whenPeerFails(listener: (error: unknown) => void): void {
     this.#onPeerFailure = listener;
     if (this.#peerFailure !== undefined) listener(this.#peerFailure);
+  }
+
+  /** What both ends can do, as soon as that is known. */
+  get agreement(): Agreement | undefined {
+    return this.#agreement;
   }
 
   /** From HELLO to its answer, milliseconds. */
@@ -70,7 +76,7 @@ export class SourceLink {
     await this.channel.send(FrameType.HELLO, encodeHello(ours));
     const payload = await this.#interruption.unlessInterrupted(this.channel.expect(FrameType.HELLO));
     const theirs = decodeHello(payload);
-    checkHello(ours, theirs);
+    this.#agreement = checkHello(ours, theirs);
     this.#roundTripMs = performance.now() - sentAt;
     if (theirs.token !== undefined) this.channel.token = theirs.token;
     this.channel.keepAlive(theirs.timeoutMs);

@@ -1,19 +1,23 @@
 import { crc32 } from 'node:zlib';
 import { type IovaRange, VfioError, viewOf } from '../../uapi/index.js';
 import { decodeRecord, encodeRecord, type OwnershipRecord, requireName } from '../ownership/index.js';
+import { CHECKSUM_SIZE, payloadChecksum } from './payload-checksum.js';
 
 /*
  * The migration stream: frames over a channel, which is one TCP connection after another, in both directions. All integers are little-endian.
  *
  *   0 u32 magic "DMLG" · 4 u16 type · 6 u16 0 · 8 u32 length of the payload · 12 u32 sequence, from 0, by direction ·
- *   16 u32 CRC-32 of the payload · 20 u32 CRC-32 of bytes 0 to 19
+ *   16 8 bytes xxHash64 of the payload · 24 u32 0 · 28 u32 CRC-32 of bytes 0 to 27
  *
  * The header has a checksum of its own, so that a broken length is never believed; the sequence finds frames that were lost, doubled or
  * brought from another stream. It runs on over all connections of a channel: what was sent on one that broke and had not arrived is sent
  * again on the next. Frames that speak of one connection, or end all, have none: KEEP_ALIVE, ACK, RESUME, ABORT; theirs is 0.
  *
  * Worked example, the empty GO frame as the fourth of its direction: 44 4d 4c 47 · 06 00 · 00 00 · 00 00 00 00 · 03 00 00 00 ·
- * 00 00 00 00 (CRC-32 of nothing) · CRC-32 of those 20 bytes.
+ * ef 46 db 37 51 d8 e9 99 (xxHash64 of nothing) · 00 00 00 00 · CRC-32 of those 28 bytes.
+ *
+ * The header and HELLO are the same in every version from 2 on: they are how two releases find out which one they both speak. What follows may
+ * differ. Version 1 had a header of 24 bytes.
  *
  * Source to destination:  HELLO, { MEMORY… DEVICE_STATE… PASS [RESTART] }…, MEMORY…, DEVICE_STATE…, SWITCH, [VERIFY…], GO, [OWNER]
  * Destination to source:  HELLO, [LANES], READY, [DIGEST…], [SETTLE], RESUMED
@@ -21,10 +25,10 @@ import { decodeRecord, encodeRecord, type OwnershipRecord, requireName } from '.
  * RESUME from either end instead of HELLO.
  */
 
-/** The version of this stream. Only equal versions talk. */
-export const STREAM_VERSION = 1;
+/** The lowest and the highest version of the stream that this release speaks. */
+export const STREAM_VERSIONS: readonly [lowest: number, highest: number] = [2, 2];
 /** Size of a frame's header in bytes. */
-export const FRAME_HEADER_SIZE = 24;
+export const FRAME_HEADER_SIZE = 32;
 /** Most bytes of guest memory in one MEMORY frame, and of a device's state in one DEVICE_STATE frame. */
 export const BLOCK_SIZE = 1 << 20;
 /** Most extents in one MEMORY frame: as many as a block has pages of 4 KiB. */
@@ -35,6 +39,7 @@ export const MAX_PAYLOAD = BLOCK_SIZE + 8 + MAX_EXTENTS * 16;
 export const MAX_CONTROL_PAYLOAD = 16 * 1024;
 
 const MAGIC = 0x474c4d44;
+const CHECKSUM_AT = 16;
 
 /** What a frame is. */
 export const FrameType = {
@@ -109,6 +114,9 @@ export const DigestKind = {
   PAGES: 2,
 } as const;
 
+/** Most features that a HELLO may name. */
+const MOST_FEATURES = 256;
+
 /** What an end knows of the machine's owner. */
 export interface HelloOwnership {
   /** This end's name. */
@@ -117,9 +125,14 @@ export interface HelloOwnership {
   record: OwnershipRecord | undefined;
 }
 
-/** What each end says first. */
+/** What each end says first. Members that are not known here are left out of account. */
 export interface Hello {
-  version: number;
+  /** The lowest and the highest version of the stream that this end speaks. */
+  versions: readonly [lowest: number, highest: number];
+  /** What this end can do beyond its version. Names that the other end does not know mean nothing to it. */
+  features: readonly string[];
+  /** Those of them without which it will not migrate. */
+  requires: readonly string[];
   /** Bytes of a page in the stream. */
   pageSize: number;
   /** The machine's memory. Both ends must have the same. */
@@ -141,18 +154,20 @@ export interface FrameHeader {
   type: number;
   length: number;
   sequence: number;
-  checksum: number;
+  /** xxHash64 of the payload, 8 bytes; valid as long as the header's bytes. */
+  checksum: Uint8Array;
 }
 
-/** Writes the header of a frame whose payload is `payload` into the first 24 bytes of `into`. @param sequence 0 for a frame that has none */
+/** Writes the header of a frame whose payload is `payload` into the first 32 bytes of `into`. @param sequence 0 for a frame that has none */
 export function encodeFrameHeader(into: Uint8Array, type: FrameType, sequence: number, payload: Uint8Array): void {
   const view = viewOf(into);
   view.setUint32(0, MAGIC, true);
   view.setUint32(4, type, true);
   view.setUint32(8, payload.length, true);
   view.setUint32(12, sequence, true);
-  view.setUint32(16, crc32(payload), true);
-  view.setUint32(20, crc32(into.subarray(0, 20)), true);
+  into.set(payloadChecksum(payload), CHECKSUM_AT);
+  view.setUint32(24, 0, true);
+  view.setUint32(28, crc32(into.subarray(0, 28)), true);
 }
 
 /** A whole frame that has no sequence. */
@@ -172,7 +187,7 @@ export function encodeControlFrame(type: FrameType, payload: Uint8Array): Uint8A
 export function decodeFrameHeader(header: Uint8Array, expectedSequence: number): FrameHeader {
   const view = viewOf(header);
   if (view.getUint32(0, true) !== MAGIC) throw badFrame('magic', 'this is no dmalog migration stream');
-  if (view.getUint32(20, true) !== crc32(header.subarray(0, 20)))
+  if (view.getUint32(28, true) !== crc32(header.subarray(0, 28)))
     throw badFrame('header', `the checksum of that of frame ${expectedSequence} is wrong`);
   const type = view.getUint32(4, true);
   const length = view.getUint32(8, true);
@@ -193,12 +208,12 @@ export function decodeFrameHeader(header: Uint8Array, expectedSequence: number):
       message: `${length} bytes for ${frameName(type)} (frame ${sequence})`,
     });
   }
-  return { type, length, sequence, checksum: view.getUint32(16, true) };
+  return { type, length, sequence, checksum: header.subarray(CHECKSUM_AT, CHECKSUM_AT + CHECKSUM_SIZE) };
 }
 
 /** @throws VfioError EBADMSG when a payload is not what its header's checksum says */
 export function checkPayload(header: FrameHeader, payload: Uint8Array): void {
-  if (crc32(payload) !== header.checksum) {
+  if (Buffer.compare(payloadChecksum(payload), header.checksum) !== 0) {
     throw badFrame('payload', `the checksum of ${frameName(header.type)} (frame ${header.sequence}) is wrong`);
   }
 }
@@ -217,14 +232,22 @@ export function encodeHello(hello: Hello): Uint8Array {
 /** Reverse of {@link encodeHello}. @throws VfioError EBADMSG */
 export function decodeHello(payload: Uint8Array): Hello {
   const value = parseJson(payload) as Partial<Record<keyof Hello, unknown>>;
-  const { version, pageSize, memory, devices, timeoutMs, token, connections, ownership } = value;
+  const { versions, features, requires, pageSize, memory, devices, timeoutMs, token, connections, ownership } = value;
   const isNumber = (item: unknown): item is number => Number.isInteger(item);
-  if (!isNumber(version) || !isNumber(pageSize) || !Array.isArray(memory) || !Array.isArray(devices)) {
+  if (!isNumber(pageSize) || !Array.isArray(memory) || !Array.isArray(devices)) {
     throw badFrame('HELLO', 'a member is missing or of a wrong type');
   }
   if (!devices.every(isNumber)) throw badFrame('devices', 'flags must be numbers');
   if (!isNumber(timeoutMs) || timeoutMs < 1) throw badFrame('timeoutMs', 'must be a whole number of milliseconds');
-  const hello: Hello = { version, pageSize, memory: memory.map(decodeRange), devices, timeoutMs };
+  const hello: Hello = {
+    versions: decodeVersions(versions),
+    features: decodeNames('features', features),
+    requires: decodeNames('requires', requires),
+    pageSize,
+    memory: memory.map(decodeRange),
+    devices,
+    timeoutMs,
+  };
   if (connections !== undefined) {
     if (!isNumber(connections) || connections < 1) throw badFrame('connections', 'must be a whole number from 1 on');
     hello.connections = connections;
@@ -232,6 +255,21 @@ export function decodeHello(payload: Uint8Array): Hello {
   if (token !== undefined) hello.token = decodeToken(token);
   if (ownership !== undefined) hello.ownership = decodeOwnership(ownership);
   return hello;
+}
+
+function decodeVersions(item: unknown): [number, number] {
+  const [lowest, highest] = Array.isArray(item) ? item : [];
+  const isRange = Number.isInteger(lowest) && Number.isInteger(highest) && lowest >= 0 && lowest <= highest;
+  if (!isRange) throw badFrame('versions', 'they must be the lowest and the highest');
+  return [lowest, highest];
+}
+
+function decodeNames(field: string, item: unknown): string[] {
+  const isName = (name: unknown) => typeof name === 'string' && /^[a-z0-9][a-z0-9-]{0,63}$/.test(name);
+  const isList = Array.isArray(item) && item.length <= MOST_FEATURES && item.every(isName);
+  if (!isList)
+    throw badFrame(field, `they must be ${MOST_FEATURES} names at most, of lower-case letters, digits and -`);
+  return item;
 }
 
 function decodeToken(item: unknown): Uint8Array {
