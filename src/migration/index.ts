@@ -3,6 +3,8 @@
 export * from './destination/migration-receiver.js';
 export type { ReceiveOptions, ReceiveReport } from './destination/reception.js';
 export type { Dial, LinkEvent } from './link/link-keeper.js';
+export * from './link/one-host.js';
+export type { TlsIdentity } from './link/tls-identity.js';
 export * from './memory/machine-memory.js';
 export * from './memory/memory-digest.js';
 export * from './ownership/index.js';

@@ -72,7 +72,7 @@ async function pairOf(
   const [source, destination] = [machineOf(pagesOfRanges), machineOf(pagesOfRanges)];
   fill(source, 'the source');
   const failures: unknown[] = [];
-  const shared = { host: '127.0.0.1', token, timeoutMs, peerTimeoutMs: timeoutMs };
+  const shared = { host: '127.0.0.1', tls: undefined, token, timeoutMs, peerTimeoutMs: timeoutMs };
   const onFailed = (error: unknown) => failures.push(error);
   const receiving = new ReceivingLanes({ ...shared, lanes, firstPort: 0, memory: destination, onFailed });
   opened.push(receiving);
@@ -204,7 +204,7 @@ describe('memory lanes in trouble', () => {
 
   it('say which port refuses them', async () => {
     const source = machineOf([10]);
-    const shared = { host: '127.0.0.1', token, timeoutMs: 1000, peerTimeoutMs: 1000 };
+    const shared = { host: '127.0.0.1', tls: undefined, token, timeoutMs: 1000, peerTimeoutMs: 1000 };
     const sending = new MemoryLanes({ ...shared, ports: [1], memory: source });
     opened.push(sending);
     await expect(sending.joined()).rejects.toThrow(/lane 0: .*127\.0\.0\.1:1 \(ECONNREFUSED\)/);

@@ -1,3 +1,4 @@
+import type { TlsIdentity } from '../link/tls-identity.js';
 import type { SharedMachineMemory } from '../memory/shared-machine-memory.js';
 
 /** What a receiving thread is made of. */
@@ -5,6 +6,7 @@ export interface LaneReceiverStart {
   lane: number;
   /** Where to listen; port 0: any. */
   listen: { host: string; port: number };
+  tls: TlsIdentity | undefined;
   /** The session's secret. */
   token: Uint8Array;
   timeoutMs: number;

@@ -1,9 +1,10 @@
 import { timingSafeEqual } from 'node:crypto';
-import { createServer, type Server, type Socket } from 'node:net';
+import type { Server, Socket } from 'node:net';
 import { asVfioError, VfioError } from '../../uapi/index.js';
 import { channelOfLane, decodeJoin, type Join } from '../lane/join.js';
 import { type FailureWord, failureWord } from '../lane/lane-thread.js';
 import { readFirstFrame } from '../link/first-frame.js';
+import { migrationDoor } from '../link/listen.js';
 import { decodeResume } from '../link/resume.js';
 import { attachMemory } from '../memory/shared-machine-memory.js';
 import { FrameChannel } from '../stream/frame-channel.js';
@@ -34,7 +35,13 @@ export class LaneReceiver {
     this.#say = say;
     this.#pages = new Float64Array(start.pages);
     this.#memory = attachMemory(start.memory);
-    this.#server = createServer(socket => void this.#accept(socket));
+    const door = migrationDoor({
+      tls: start.tls,
+      handshakeMs: FIRST_FRAME_MS,
+      onConnection: socket => void this.#accept(socket),
+      onRefused: socket => socket.destroy(),
+    });
+    this.#server = door.server;
     this.#server.maxConnections = MOST_CONNECTIONS;
   }
 

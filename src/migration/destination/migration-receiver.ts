@@ -1,6 +1,7 @@
-import { createServer, type Server, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { asVfioError, VfioError } from '../../uapi/index.js';
 import { readFirstFrame } from '../link/first-frame.js';
+import { type MigrationDoor, migrationDoor } from '../link/listen.js';
 import { decodeResume, type Resume } from '../link/resume.js';
 import { FrameChannel, unexpected } from '../stream/frame-channel.js';
 import { encodeAbort, encodeControlFrame, FrameType } from '../stream/stream-format.js';
@@ -17,7 +18,7 @@ const LINGER_MS = 1000;
  */
 export class MigrationReceiver {
   readonly #options: ReceiveOptions;
-  readonly #server: Server;
+  readonly #door: MigrationDoor;
   readonly #finished: Promise<ReceiveReport>;
   #settle!: { resolve: (report: ReceiveReport) => void; reject: (error: unknown) => void };
   #claimed = false;
@@ -27,8 +28,16 @@ export class MigrationReceiver {
 
   private constructor(options: ReceiveOptions) {
     this.#options = options;
-    this.#server = createServer(socket => void this.#accept(socket));
-    this.#server.maxConnections = MOST_CONNECTIONS;
+    this.#door = migrationDoor({
+      tls: options.tls,
+      handshakeMs: HELLO_MS,
+      onConnection: socket => void this.#accept(socket),
+      onRefused: (socket, error) => {
+        this.#watch(socket);
+        this.#refuse(socket, error);
+      },
+    });
+    this.#door.server.maxConnections = MOST_CONNECTIONS;
     this.#finished = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
     });
@@ -39,17 +48,18 @@ export class MigrationReceiver {
   /** Begins to listen. @throws VfioError EADDRINUSE, EACCES… as the system says */
   static listen(options: ReceiveOptions): Promise<MigrationReceiver> {
     const receiver = new MigrationReceiver(options);
+    const { server } = receiver.#door;
     return new Promise((resolve, reject) => {
       // Later errors (no descriptor left for another connection) leave the listener as it is.
-      receiver.#server.on('error', error => reject(asVfioError(error, 'listen')));
+      server.on('error', error => reject(asVfioError(error, 'listen')));
       const { host = '127.0.0.1', port = 0 } = options.listen ?? {};
-      receiver.#server.listen({ host, port }, () => resolve(receiver));
+      server.listen({ host, port }, () => resolve(receiver));
     });
   }
 
   /** Where a source can connect. */
   get address(): { host: string; port: number } {
-    const address = this.#server.address();
+    const address = this.#door.server.address();
     if (address === null || typeof address === 'string') throw new VfioError('ENOTCONN', { operation: 'listen' });
     return { host: address.address, port: address.port };
   }
@@ -72,8 +82,7 @@ export class MigrationReceiver {
   }
 
   async #accept(socket: Socket): Promise<void> {
-    this.#strangers.add(socket);
-    socket.once('close', () => this.#strangers.delete(socket));
+    this.#watch(socket);
     try {
       const { type, payload } = await readFirstFrame(socket, HELLO_MS);
       if (type === FrameType.HELLO) this.#receive(socket);
@@ -81,8 +90,25 @@ export class MigrationReceiver {
       else throw unexpected(type, 'HELLO or RESUME');
       this.#strangers.delete(socket);
     } catch (error) {
-      refuse(socket, asVfioError(error, 'receive'));
+      this.#refuse(socket, asVfioError(error, 'receive'));
     }
+  }
+
+  #watch(socket: Socket): void {
+    this.#strangers.add(socket);
+    socket.once('close', () => this.#strangers.delete(socket));
+  }
+
+  /** Whoever is refused hears why, and has a second to go. The machine never ran here for its sake. */
+  #refuse(socket: Socket, error: VfioError): void {
+    // What was damaged on its way may be well on the next.
+    if (error.errno === 'EBADMSG') socket.destroy();
+    if (socket.destroyed) return;
+    const deadline = setTimeout(() => socket.destroy(), LINGER_MS);
+    socket.once('close', () => clearTimeout(deadline));
+    socket.on('error', () => {});
+    socket.resume();
+    socket.end(encodeControlFrame(FrameType.ABORT, encodeAbort({ error, mayRun: false })));
   }
 
   /** A source has lost its connection, and comes by another. */
@@ -122,7 +148,7 @@ export class MigrationReceiver {
   }
 
   #stopListening(): void {
-    this.#server.close();
+    this.#door.close();
     for (const stranger of this.#strangers) stranger.destroy();
   }
 
@@ -144,15 +170,4 @@ export class MigrationReceiver {
 
 function busy(message: string): VfioError {
   return new VfioError('EBUSY', { operation: 'receive', message });
-}
-
-/** Whoever is refused hears why, and has a second to go. The machine never ran here for its sake. */
-function refuse(socket: Socket, error: VfioError): void {
-  // What was damaged on its way may be well on the next.
-  if (error.errno === 'EBADMSG') socket.destroy();
-  if (socket.destroyed) return;
-  const deadline = setTimeout(() => socket.destroy(), LINGER_MS);
-  socket.once('close', () => clearTimeout(deadline));
-  socket.resume();
-  socket.end(encodeControlFrame(FrameType.ABORT, encodeAbort({ error, mayRun: false })));
 }

@@ -5,6 +5,7 @@ import { asVfioError, requireBytes, VfioError, viewOf } from '../../uapi/index.j
 import { encodeLanePorts, lanesOf } from '../lane/lane-ports.js';
 import type { LinkEvent } from '../link/link-keeper.js';
 import { TOKEN_SIZE } from '../link/resume.js';
+import type { TlsIdentity } from '../link/tls-identity.js';
 import { type MachineMemory, PAGE_SIZE } from '../memory/machine-memory.js';
 import { digestMemory, digestPages } from '../memory/memory-digest.js';
 import { decodeRecord, type Ownership, type OwnershipRecord, type TakeLink, takeMachine } from '../ownership/index.js';
@@ -23,8 +24,10 @@ export const HELLO_MS = 5000;
 
 /** What a {@link MigrationReceiver} fills and starts. */
 export interface ReceiveOptions {
-  /** Where to listen; default 127.0.0.1 and any port. The stream is neither encrypted nor authenticated. */
+  /** Where to listen; default 127.0.0.1 and any port. */
   listen?: { host?: string; port?: number };
+  /** Whom to trust, and who this end is. Without it only a source on this host may come: anybody could read the stream, and bring another. */
+  tls?: TlsIdentity;
   memory: MachineMemory;
   /**
    * Most connections that memory may take at a time, each with a thread at either end; default 8. They come to the ports that follow the one
@@ -165,6 +168,7 @@ export class Reception {
     this.#lanes = new ReceivingLanes({
       lanes,
       host,
+      tls: this.#options.tls,
       firstPort: port === 0 ? 0 : port + 1,
       token: this.#channel.token!,
       memory: this.#options.memory,

@@ -1,5 +1,6 @@
 import type { Duplex } from 'node:stream';
 import { asVfioError, VfioError } from '../../uapi/index.js';
+import { isTlsError, tlsRefusal } from './tls-identity.js';
 
 /** How long a connection that is to end waits for the peer, milliseconds. */
 const LINGER_MS = 1000;
@@ -21,7 +22,9 @@ export class FrameLink {
     this.#events = events;
     if ('setNoDelay' in socket && typeof socket.setNoDelay === 'function') socket.setNoDelay(true);
     socket.on('data', (piece: Uint8Array) => this.#events?.onPiece(piece));
-    socket.on('error', error => this.#lose(asVfioError(error, 'migration stream', 'ECONNRESET')));
+    socket.on('error', error =>
+      this.#lose(isTlsError(error) ? tlsRefusal(error) : asVfioError(error, 'migration stream', 'ECONNRESET')),
+    );
     socket.on('end', () => this.#lose(closed()));
     socket.on('close', () => this.#lose(closed()));
     // Whoever read the first frame has paused it.

@@ -73,6 +73,8 @@ export class LinkKeeper {
   #isOver = false;
   #redialing: AbortController | undefined;
   #lost: { at: number; error: VfioError } | undefined;
+  /** Why the last connection that was tried came to nothing. */
+  #dialError: VfioError | undefined;
   #losses = 0;
   #firstError: VfioError | undefined;
   #progressAtLoss = -1;
@@ -260,8 +262,8 @@ export class LinkKeeper {
         const tooLong = AbortSignal.timeout(Math.max(MOST_SILENCE_MS, this.#silenceMs));
         const socket = await dial(AbortSignal.any([redialing.signal, tooLong]));
         if (await this.#resume(socket, redialing.signal)) return;
-      } catch {
-        // Patience has an end, and then the first reason counts.
+      } catch (error) {
+        this.#dialError = asVfioError(error, 'connect');
       }
       await backOff(attempt, redialing.signal);
     }
@@ -314,6 +316,7 @@ export class LinkKeeper {
   #goOn(socket: Duplex, { reason }: Pick<Resume, 'reason'>, frames: readonly Uint8Array[]): void {
     const afterMs = performance.now() - this.#lost!.at;
     this.#lost = undefined;
+    this.#dialError = undefined;
     this.#dropReason = '';
     this.#use(socket);
     for (const frame of frames) this.#link?.write(frame);
@@ -348,7 +351,8 @@ export class LinkKeeper {
 
   #checkPatience(now: number): void {
     if (this.#lost === undefined || now - this.#lost.at < this.patienceMs) return;
-    const message = `the link was not back within ${Math.round(this.patienceMs)} ms: ${this.#lost.error.message}`;
+    const since = this.#dialError === undefined ? '' : `; then ${this.#dialError.message}`;
+    const message = `the link was not back within ${Math.round(this.patienceMs)} ms: ${this.#lost.error.message}${since}`;
     this.fail(new VfioError('ETIMEDOUT', { operation: 'migration stream', message, cause: this.#lost.error }));
   }
 }

@@ -1,10 +1,12 @@
 import type { ErrnoName } from '../../uapi/index.js';
+import type { TlsIdentity } from '../link/tls-identity.js';
 import type { SharedMachineMemory } from '../memory/shared-machine-memory.js';
 
 /** What a sending thread is made of. */
 export interface LaneSenderStart {
   lane: number;
   to: { host: string; port: number };
+  tls: TlsIdentity | undefined;
   /** The session's secret. */
   token: Uint8Array;
   timeoutMs: number;

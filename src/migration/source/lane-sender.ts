@@ -97,7 +97,7 @@ export class LaneSender {
 
   /** The first connection begins with JOIN; later ones with RESUME, which is the channel's own business. */
   async #dial(signal: AbortSignal): Promise<Duplex> {
-    const socket = await dialTo(this.#start.to)(signal);
+    const socket = await dialTo(this.#start.to, this.#start.tls)(signal);
     if (this.#hasJoined) return socket;
     try {
       socket.write(encodeControlFrame(FrameType.JOIN, encodeJoin(this.#start)));

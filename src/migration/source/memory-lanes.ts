@@ -1,5 +1,6 @@
 import type { VfioError } from '../../uapi/index.js';
 import type { LinkEvent } from '../link/link-keeper.js';
+import type { TlsIdentity } from '../link/tls-identity.js';
 import type { MachineMemory } from '../memory/machine-memory.js';
 import type { PageList } from '../stream/page-list.js';
 import type { MemoryLane } from './memory-lane.js';
@@ -8,6 +9,7 @@ import { WorkerLane } from './worker-lane.js';
 /** What {@link MemoryLanes} are made of. */
 export interface MemoryLanesOptions {
   host: string;
+  tls: TlsIdentity | undefined;
   /** Where the destination waits for each lane. */
   ports: readonly number[];
   /** The session's secret. */

@@ -3,6 +3,7 @@ import type { DeviceHandle } from '../../device/index.js';
 import { DirtySet, LoggingSession, type Tracker, TrackerUnion } from '../../tracker/index.js';
 import { asVfioError, VfioError, viewOf } from '../../uapi/index.js';
 import { decodeLanePorts, lanesOf, MOST_LANES } from '../lane/lane-ports.js';
+import type { TlsIdentity } from '../link/tls-identity.js';
 import { type MachineMemory, PAGE_SIZE } from '../memory/machine-memory.js';
 import {
   isSameRecord,
@@ -55,7 +56,12 @@ export interface MigrateOptions {
    * keep the machine stopped while hashing. Default `off`.
    */
   verify?: 'off' | 'abort' | 'report';
-  /** How long the destination may be silent, or out of reach, milliseconds; default 60,000. */
+  /** Whom to trust, and who this end is. Without it the destination must be on this host. */
+  tls?: TlsIdentity;
+  /**
+   * How long the destination may be silent, or out of reach, milliseconds; default 60,000. A connection that is lost is made again meanwhile; while
+   * the machine is stopped it is waited for no longer than twice the downtime limit, or a second.
+   */
   timeoutMs?: number;
   /**
    * How many connections memory takes at a time, each with a thread at either end; 1 to 16. The destination may take fewer. Default 1: memory
@@ -183,11 +189,11 @@ class MigrationSource {
 
   async #connect(): Promise<SourceLink> {
     this.#enter('connect');
-    const { memory, to, timeoutMs, ownership, connections = 1 } = this.#options;
+    const { memory, to, tls, timeoutMs, ownership, connections = 1 } = this.#options;
     await this.#devices.take();
     if (ownership !== undefined) this.#held = await this.#interruption.unlessInterrupted(requireOwnership(ownership));
     const onLinkEvent = (event: MigrationEvent) => this.#emit(event);
-    const link = new SourceLink({ to, timeoutMs, interruption: this.#interruption, onLinkEvent });
+    const link = new SourceLink({ to, tls, timeoutMs, interruption: this.#interruption, onLinkEvent });
     this.#link = link;
     await link.connect();
     const theirs = await link.agree({
@@ -208,6 +214,7 @@ class MigrationSource {
     const ports = decodeLanePorts(await link.expect(FrameType.LANES));
     const lanes = new MemoryLanes({
       host: this.#options.to.host,
+      tls: this.#options.tls,
       ports,
       token: link.channel.token!,
       memory: this.#options.memory,

@@ -2,6 +2,7 @@ import { performance } from 'node:perf_hooks';
 import { VfioError, viewOf } from '../../uapi/index.js';
 import { type Address, dialTo } from '../link/dial.js';
 import type { LinkEvent } from '../link/link-keeper.js';
+import type { TlsIdentity } from '../link/tls-identity.js';
 import { FrameChannel, unexpected } from '../stream/frame-channel.js';
 import type { Frame } from '../stream/frame-parser.js';
 import { type Agreement, checkHello } from '../stream/hello.js';
@@ -11,6 +12,7 @@ import type { Interruption } from './interruption.js';
 /** What a {@link SourceLink} is made of. */
 export interface SourceLinkOptions {
   to: Address;
+  tls?: TlsIdentity | undefined;
   timeoutMs?: number | undefined;
   interruption: Interruption;
   onLinkEvent?: (event: LinkEvent) => void;
@@ -29,9 +31,9 @@ export class SourceLink {
   #agreement: Agreement | undefined;
   #roundTripMs = 0;
 
-  constructor({ to, timeoutMs, interruption, onLinkEvent }: SourceLinkOptions) {
+  constructor({ to, tls, timeoutMs, interruption, onLinkEvent }: SourceLinkOptions) {
     this.#to = to;
-    this.channel = new FrameChannel({ timeoutMs, dial: dialTo(to), onLinkEvent });
+    this.channel = new FrameChannel({ timeoutMs, dial: dialTo(to, tls), onLinkEvent });
     this.#interruption = interruption;
   }
 
@@ -56,7 +58,7 @@ export class SourceLink {
     return this.#roundTripMs;
   }
 
-  /** @throws VfioError ETIMEDOUT, ECONNREFUSED… as the system says */
+  /** @throws VfioError ETIMEDOUT, ECONNREFUSED… as the system says; EACCES as {@link dialTo} */
   async connect(): Promise<void> {
     const late = new VfioError('ETIMEDOUT', { operation: 'connect', message: `${this.#to.host}:${this.#to.port}` });
     let deadline: NodeJS.Timeout | undefined;
