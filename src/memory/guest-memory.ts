@@ -1,5 +1,13 @@
 import { readSync } from 'node:fs';
-import { createMemoryFile, fileSize, Mapping, type OwnedFd, openMemoryFile } from '../native/index.js';
+import {
+  BorrowedFd,
+  createMemoryFile,
+  fileSize,
+  Mapping,
+  type OwnedFd,
+  openMemoryFile,
+  type SharedMapping,
+} from '../native/index.js';
 import { asVfioError, VfioError } from '../uapi/index.js';
 
 const PAGE = 4096;
@@ -7,6 +15,12 @@ const PAGE = 4096;
 const PIECE = 16 * PAGE;
 const zeroPage = Buffer.alloc(PAGE);
 const scratch = Buffer.alloc(PIECE);
+
+/** A {@link GuestMemory} for another thread of this process, made by {@link GuestMemory.share}. It means nothing in another process. */
+export interface SharedGuestMemory {
+  readonly mapping: SharedMapping;
+  readonly fd: number;
+}
 
 /**
  * The memory of a guest, host side: a file that is mapped here and can be sent to a device in another process. One that was made
@@ -58,6 +72,27 @@ export class GuestMemory {
       file.close();
       throw error;
     }
+  }
+
+  /**
+   * Memory of another thread of this process, in this one. Its owner keeps it open for as long as this thread uses it; closing it here ends
+   * nothing but this object.
+   */
+  static attach({ fd, mapping }: SharedGuestMemory): GuestMemory {
+    return new GuestMemory(new BorrowedFd(fd), Mapping.attach(mapping));
+  }
+
+  /**
+   * The memory for another thread; for `postMessage` or `workerData`. Call {@link GuestMemory.endShare} when that thread has ended.
+   * @throws VfioError EBADF when closed
+   */
+  share(): SharedGuestMemory {
+    return { fd: this.fd, mapping: this.mapping.share() };
+  }
+
+  /** A thread that was given the memory by {@link GuestMemory.share} has ended. */
+  endShare(): void {
+    this.mapping.endShare();
   }
 
   /** The memory file, to send to a device; this object keeps owning it. -1 once closed. */

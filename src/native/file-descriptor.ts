@@ -68,6 +68,13 @@ export class OwnedFd {
   }
 }
 
+/** A descriptor that another thread of this process owns: closing it here only forgets it. */
+export class BorrowedFd extends OwnedFd {
+  override close(): void {
+    this.release();
+  }
+}
+
 /** Runs `hook` before the owner of `fd` closes it, until the returned function is called. One hook a descriptor. */
 export function beforeClosing(fd: number, hook: () => void): () => void {
   closingHooks.set(fd, hook);

@@ -1,7 +1,7 @@
 /** The only room that calls the C library: descriptors, memory files, mappings, sockets that carry descriptors, readiness. @module */
 export * from './device-calls.js';
 export * from './eventfd.js';
-export { type FdKind, fdKind, fileSize, OwnedFd, openFdCount } from './file-descriptor.js';
+export { BorrowedFd, type FdKind, fdKind, fileSize, OwnedFd, openFdCount } from './file-descriptor.js';
 export * from './file-lock.js';
 export * from './mapping.js';
 export * from './memory-file.js';

@@ -61,15 +61,19 @@ export class Mapping {
   readonly #address: bigint;
   readonly #rights: MappingRights;
   readonly #windows: (Uint8Array | undefined)[];
+  /** The addresses are another thread's, who gives them back. */
+  readonly #isBorrowed: boolean;
   #closed = false;
   #viewsHandedOut = false;
-  #shared = false;
+  /** Threads that were given the addresses, and may look at them still. */
+  #shares = 0;
 
-  private constructor(address: bigint, length: number, rights: MappingRights) {
+  private constructor(address: bigint, length: number, rights: MappingRights, isBorrowed = false) {
     this.length = length;
     this.#address = address;
     this.#rights = rights;
     this.#windows = new Array(Math.ceil(length / WINDOW_SIZE));
+    this.#isBorrowed = isBorrowed;
   }
 
   /**
@@ -93,6 +97,15 @@ export class Mapping {
     const address = libc.mmap(0n, length, protection, MAP_SHARED, fd, offset);
     if (address === MAP_FAILED) throw systemError('mmap', `${length} bytes at offset ${offset}`);
     return new Mapping(address, length, { read: rights.read, write: rights.write });
+  }
+
+  /**
+   * The mapping of another thread of this process, in this one. Once its owner has closed it, it holds zeros and leads nowhere; closing it here
+   * ends nothing but this object.
+   * @param shared from {@link Mapping.share} of the owner
+   */
+  static attach({ address, length }: SharedMapping): Mapping {
+    return new Mapping(address, length, { read: true, write: true }, true);
   }
 
   /**
@@ -177,18 +190,25 @@ export class Mapping {
   }
 
   /**
-   * The mapping for another thread of this process, which sees it by `viewShared`; for `postMessage` or `workerData`.
+   * The mapping for another thread of this process, which sees it by `viewShared` or {@link Mapping.attach}; for `postMessage` or `workerData`.
    *
-   * How long that thread looks nobody here can know: the addresses of a mapping that was shared are never given back, also after
-   * {@link Mapping.close}. The memory is.
+   * How long that thread looks nobody here can know: the addresses of a mapping that was shared are not given back, also after
+   * {@link Mapping.close}, until {@link Mapping.endShare}. The memory is.
    * @throws VfioError EBADF when closed, EACCES unless the mapping may be read and written.
    */
   share(): SharedMapping {
     this.#require('read', 0, 0);
     this.#require('write', 0, 0);
     this.#viewsHandedOut = true;
-    this.#shared = true;
+    this.#shares++;
     return { address: this.#address, length: this.length };
+  }
+
+  /** A thread that was given the mapping by {@link Mapping.share} has ended: call it once for each. */
+  endShare(): void {
+    if (this.#shares === 0) return;
+    this.#shares--;
+    if (this.#shares === 0 && this.#closed) this.#giveAddressesBack();
   }
 
   /** Whether {@link Mapping.close} was called. */
@@ -211,9 +231,9 @@ export class Mapping {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    if (this.#viewsHandedOut) this.#abandonViews();
+    if (this.#isBorrowed) this.#windows.length = 0;
+    else if (this.#viewsHandedOut) this.#abandonViews();
     else libc.munmap(this.#address, this.length);
-    this.#windows.length = 0;
   }
 
   [Symbol.dispose](): void {
@@ -227,12 +247,17 @@ export class Mapping {
   #abandonViews(): void {
     const flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
     libc.mmap(this.#address, this.length, PROT_READ | PROT_WRITE, flags, -1, 0);
-    if (this.#shared) return;
+    if (this.#shares === 0) this.#giveAddressesBack();
+  }
+
+  /** Where views were handed out, only when the last of them is gone. */
+  #giveAddressesBack(): void {
     for (const [index, window] of this.#windows.entries()) {
       const range = this.#range(index);
       if (window === undefined) libc.munmap(range.address, range.length);
       else abandonedWindows.register(window.buffer, range);
     }
+    this.#windows.length = 0;
   }
 
   #range(index: number): AddressRange {

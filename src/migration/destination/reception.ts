@@ -2,6 +2,7 @@ import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { performance } from 'node:perf_hooks';
 import type { DeviceHandle } from '../../device/index.js';
 import { asVfioError, requireBytes, VfioError, viewOf } from '../../uapi/index.js';
+import { encodeLanePorts, lanesOf } from '../lane/lane-ports.js';
 import type { LinkEvent } from '../link/link-keeper.js';
 import { TOKEN_SIZE } from '../link/resume.js';
 import type { TlsIdentity } from '../link/tls-identity.js';
@@ -23,6 +24,10 @@ import {
 } from '../stream/stream-format.js';
 import { DestinationDevices } from './destination-devices.js';
 import { DestinationMemory, type MemoryProvider } from './destination-memory.js';
+import { ReceivingLanes } from './receiving-lanes.js';
+
+/** How many connections memory may take, unless the options say otherwise. */
+const CONNECTIONS = 8;
 
 /** How long a connection may be without a HELLO, milliseconds. */
 export const HELLO_MS = 5000;
@@ -35,10 +40,13 @@ export interface ReceiveOptions extends MemoryProvider {
   tls?: TlsIdentity;
   /** Changes while it is filled when the source's does: {@link MemoryProvider.memoryFor}. */
   memory: MachineMemory;
+  /**
+   * Most connections that memory may take at a time, each with a thread at either end; default 8. They come to the ports that follow the one
+   * where this listens, or to any if that was not said. 1: memory takes the migration's own connection, in this thread.
+   */
+  connections?: number;
   /** In the order in which the source has its own. They must be in state RUNNING as after a reset, and idle. */
   devices: readonly DeviceHandle[];
-  /** Most connections that a source may have for its memory; default 8. */
-  connections?: number;
   /** How long the source may be silent, or not come again after its connection was lost, milliseconds; default 60,000. */
   timeoutMs?: number;
   /**
@@ -83,6 +91,7 @@ export class Reception {
   hasMachine = false;
   /** The machine is this end's, or may be, and stays so whatever becomes of the connection. */
   #hasGo = false;
+  #lanes: ReceivingLanes | undefined;
   /** The ownership record as both ends had it when they agreed. */
   #offered: OwnershipRecord | undefined;
   /** Ends the asking of a store that does not answer. */
@@ -105,12 +114,15 @@ export class Reception {
   /** @returns `undefined` after a rehearsal, which changes nothing here */
   async run(): Promise<ReceiveReport | undefined> {
     try {
-      if ((await this.#agree()) === 'rehearsal') {
+      const theirs = await this.#agree();
+      if (theirs.purpose === 'rehearsal') {
         await answerProbes(this.#channel);
         return undefined;
       }
+      await this.#openLanes(theirs);
       await this.#devices.prepare();
       await this.#receive();
+      await this.#closeLanes();
       await this.#load();
       await this.#waitForGo();
       await this.#requireDevices();
@@ -118,7 +130,7 @@ export class Reception {
       await this.#resume();
     } catch (error) {
       const failure = asVfioError(error, 'receive');
-      await this.#channel.abort({ error: failure, mayRun: this.#hasGo });
+      await Promise.all([this.#channel.abort({ error: failure, mayRun: this.#hasGo }), this.#closeLanes()]);
       if (this.hasMachine && !this.#hasGo) await this.#devices.forget();
       throw failure;
     } finally {
@@ -138,10 +150,11 @@ export class Reception {
   async giveUp(error: VfioError): Promise<void> {
     this.#enough.abort();
     if (this.#hasGo) return;
-    await this.#channel.abort({ error, mayRun: false });
+    await Promise.all([this.#channel.abort({ error, mayRun: false }), this.#closeLanes()]);
   }
 
-  async #agree(): Promise<Hello['purpose']> {
+  async #agree(): Promise<Hello> {
+    const { connections = CONNECTIONS } = this.#options;
     const token = randomBytes(TOKEN_SIZE);
     const ours: Hello = {
       ...OWN_PROTOCOL,
@@ -149,6 +162,7 @@ export class Reception {
       memory: this.#options.memory.ranges,
       devices: await this.#devices.flags(),
       timeoutMs: this.#channel.timeoutMs,
+      connections,
       token,
     };
     // A source has its HELLO ready; whoever lets one byte a minute trickle in is none.
@@ -160,7 +174,7 @@ export class Reception {
     this.#channel.keepAlive(theirs.timeoutMs);
     if (theirs.purpose === 'rehearsal') {
       await this.#channel.send(FrameType.HELLO, encodeHello(ours));
-      return theirs.purpose;
+      return theirs;
     }
     this.#place.requireFree();
     this.#channel.token = token;
@@ -170,7 +184,37 @@ export class Reception {
     this.#place.claim();
     this.hasMachine = true;
     this.#memory = new DestinationMemory(this.#options.memory, this.#options);
-    return undefined;
+    return theirs;
+  }
+
+  /** Only for the source that has the machine's place: nobody else costs a thread. */
+  async #openLanes({ connections, timeoutMs }: Hello): Promise<void> {
+    const lanes = lanesOf(this.#options.connections ?? CONNECTIONS, connections);
+    if (lanes === 0) return;
+    const { host = '127.0.0.1', port = 0 } = this.#options.listen ?? {};
+    this.#channel.throwIfGivenUp();
+    this.#lanes = new ReceivingLanes({
+      lanes,
+      host,
+      tls: this.#options.tls,
+      firstPort: port === 0 ? 0 : port + 1,
+      token: this.#channel.token!,
+      memory: this.#memory!.current,
+      timeoutMs: this.#channel.timeoutMs,
+      peerTimeoutMs: timeoutMs,
+      onFailed: error => void this.giveUp(error),
+    });
+    await this.#channel.send(FrameType.LANES, encodeLanePorts(await this.#lanes.ports()));
+  }
+
+  /** Before the machine may run here: nobody writes its memory from then on. */
+  async #closeLanes(): Promise<void> {
+    const lanes = this.#lanes;
+    if (lanes === undefined) return;
+    await lanes.close();
+    if (this.#lanes === undefined) return;
+    this.#lanes = undefined;
+    this.#report.pagesReceived += lanes.pagesReceived;
   }
 
   async #soon<T>(work: Promise<T>): Promise<T> {
@@ -208,6 +252,7 @@ export class Reception {
           break;
         case FrameType.MEMORY_MAP:
           await this.#memory!.follow(payload);
+          await this.#lanes?.useMemory(this.#memory!.current);
           await this.#channel.send(FrameType.MEMORY_MAPPED);
           break;
         case FrameType.RESTART:

@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { DeviceHandle } from '../../device/index.js';
 import { DirtySet, LoggingSession, type LostLog, type Tracker, TrackerUnion } from '../../tracker/index.js';
 import { asVfioError, VfioError, viewOf } from '../../uapi/index.js';
+import { decodeLanePorts, lanesOf, MOST_LANES } from '../lane/lane-ports.js';
 import type { TlsIdentity } from '../link/tls-identity.js';
 import { type MachineMemory, PAGE_SIZE } from '../memory/machine-memory.js';
 import {
@@ -16,7 +17,8 @@ import {
 } from '../ownership/index.js';
 import { unexpected } from '../stream/frame-channel.js';
 import { LZ4_FEATURE, OWN_PROTOCOL } from '../stream/hello.js';
-import { decodeTimes, FrameType } from '../stream/stream-format.js';
+import type { Compression } from '../stream/memory-encoder.js';
+import { decodeTimes, FrameType, type Hello } from '../stream/stream-format.js';
 import { ControlLane } from './control-lane.js';
 import {
   type ConvergenceHistory,
@@ -29,6 +31,7 @@ import { type Downtime, type DowntimeParts, DowntimeWatch, estimateDowntime } fr
 import { HotPages, withhold } from './hot-pages.js';
 import { Interruption } from './interruption.js';
 import type { MemoryLane } from './memory-lane.js';
+import { MemoryLanes } from './memory-lanes.js';
 import {
   emptyReport,
   type MigrationEvent,
@@ -71,6 +74,11 @@ export interface MigrateOptions extends PassOptions {
    * the machine is stopped it is waited for no longer than twice the downtime limit, or a second.
    */
   timeoutMs?: number;
+  /**
+   * How many connections memory takes at a time, each with a thread at either end; 1 to 16. The destination may take fewer. Default 1: memory
+   * takes the migration's own connection, in this thread.
+   */
+  connections?: number;
   /** Gives up, at once and in any phase: the machine then runs on at the source. Too late once the destination was told to run;
    * then it only ends the waiting for an ownership store that does not answer. */
   signal?: AbortSignal;
@@ -95,6 +103,10 @@ export interface MigrateOptions extends PassOptions {
  * @throws VfioError EINVAL for wrong arguments
  */
 export async function migrate(options: MigrateOptions): Promise<MigrationReport> {
+  const { connections = 1 } = options;
+  if (!(Number.isInteger(connections) && connections >= 1 && connections <= MOST_LANES)) {
+    throw new VfioError('EINVAL', { operation: 'migrate', field: 'connections', message: `${connections}` });
+  }
   return new MigrationSource(options, checkPassOptions(options)).run();
 }
 
@@ -122,6 +134,7 @@ class MigrationSource {
   readonly #report = emptyReport();
   readonly #startedAt = performance.now();
   #link: SourceLink | undefined;
+  #lanes: MemoryLanes | undefined;
   /** The record under which the machine runs here. */
   #held: OwnershipRecord | undefined;
   #destinationName = '';
@@ -192,6 +205,7 @@ class MigrationSource {
     if (this.#given) return;
     const error = new VfioError('ECANCELED', { operation: 'migrate', message: 'it was given up here' });
     this.#link?.channel.giveUp(error);
+    this.#lanes?.giveUp(error);
     this.#interruption.interrupt(error);
   }
 
@@ -215,19 +229,21 @@ class MigrationSource {
 
   /** With nothing that waits between a look at the machine's memory and the trackers' own. */
   async #startTracking(link: SourceLink): Promise<DirtySet> {
-    while (!this.#memory.isCurrent) await this.#memory.followUntracked(link);
+    while (!this.#memory.isCurrent) {
+      await this.#memory.followUntracked(link);
+      this.#lanes?.useMemory(this.#memory.current);
+    }
     const { current } = this.#memory;
     const dirty = new DirtySet(current.ranges, BigInt(PAGE_SIZE));
     await this.#tracker.start(dirty.ranges);
     this.#hot = new HotPages(current.ranges);
-    const canCompress = link.agreement!.features.has(LZ4_FEATURE);
-    this.#lane = new ControlLane(current, link, canCompress ? this.#options.compression : 'off');
+    this.#lane = this.#lanes ?? new ControlLane(current, link, this.#compressionOver(link));
     return dirty;
   }
 
   async #connect(): Promise<SourceLink> {
     this.#enter('connect');
-    const { to, tls, timeoutMs, ownership } = this.#options;
+    const { to, tls, timeoutMs, ownership, connections = 1 } = this.#options;
     await this.#devices.take();
     if (ownership !== undefined) {
       const askedAt = performance.now();
@@ -244,9 +260,11 @@ class MigrationSource {
       memory: this.#memory.current.ranges,
       devices: [...this.#devices.flags],
       timeoutMs: link.channel.timeoutMs,
+      connections,
       ...(ownership && { ownership: { self: ownership.self, record: this.#held } }),
     });
     this.#destinationName = theirs.ownership?.self ?? '';
+    if (lanesOf(connections, theirs.connections) > 0) await this.#openLanes(link, theirs);
     return link;
   }
 
@@ -259,6 +277,28 @@ class MigrationSource {
     if (bytes >= STATE_TO_MEASURE) this.#stateBytesPerMs = bytes / (performance.now() - startedAt);
   }
 
+  #compressionOver({ agreement }: SourceLink): Compression {
+    return agreement!.features.has(LZ4_FEATURE) ? (this.#options.compression ?? 'auto') : 'off';
+  }
+
+  async #openLanes(link: SourceLink, theirs: Hello): Promise<void> {
+    const ports = decodeLanePorts(await link.expect(FrameType.LANES));
+    const lanes = new MemoryLanes({
+      host: this.#options.to.host,
+      tls: this.#options.tls,
+      ports,
+      token: link.channel.token!,
+      memory: this.#memory.current,
+      compression: this.#compressionOver(link),
+      timeoutMs: link.channel.timeoutMs,
+      peerTimeoutMs: theirs.timeoutMs,
+      onLinkEvent: event => this.#emit(event),
+    });
+    this.#lanes = lanes;
+    link.whenPeerFails(error => lanes.giveUp(asVfioError(error, 'migrate')));
+    await this.#interruption.unlessInterrupted(lanes.joined());
+  }
+
   /**
    * Passes while the machine runs, until a rule ends them and the machine is stopped; the rest is then in `dirty`.
    *
@@ -269,7 +309,7 @@ class MigrationSource {
     while (true) {
       const { stoppedBy, reason } = await this.#precopy(link, dirty);
       await this.#requireStillOwner();
-      link.channel.patienceMs = this.#patienceWhileStoppedMs(link);
+      this.#waitForLinks(link, this.#patienceWhileStoppedMs(link));
       await this.#stop(dirty);
       this.#report.stoppedBy = stoppedBy;
       this.#report.reason = reason;
@@ -399,10 +439,15 @@ class MigrationSource {
     return Math.min(channel.timeoutMs, Math.max(SHORTEST_PATIENCE_MS, 2 * this.#limits.downtimeLimitMs));
   }
 
+  #waitForLinks({ channel }: SourceLink, patienceMs: number): void {
+    channel.patienceMs = patienceMs;
+    if (this.#lanes !== undefined) this.#lanes.patienceMs = patienceMs;
+  }
+
   async #runAgain(link: SourceLink): Promise<void> {
     await this.#devices.runAgain();
     this.#memory.thaw();
-    link.channel.patienceMs = link.channel.timeoutMs;
+    this.#waitForLinks(link, link.channel.timeoutMs);
     await link.channel.send(FrameType.RESTART);
     this.#enter('pre-copy');
     await this.#startPrecopy(link);
@@ -458,6 +503,7 @@ class MigrationSource {
     const report = await this.#passes.send(this.#lane!, dirty);
     await this.#announceEnd(link, report);
     this.#emit({ event: 'pass', ...report });
+    this.#lanes?.finish();
     this.#lap('memoryMs');
     await this.#devices.sendStates(link);
     this.#lap('stateMs');
@@ -532,6 +578,7 @@ class MigrationSource {
   async #letGo(): Promise<void> {
     await settle(() => this.#tracker.stop());
     await this.#devices.letGo();
+    await this.#lanes?.close();
     await this.#link?.channel.end();
     this.#link?.channel.destroy();
   }
@@ -548,9 +595,11 @@ class MigrationSource {
     const word = report.error ?? new VfioError('ETIMEDOUT', { operation: 'migrate', message });
     const channel = this.#link?.channel;
     channel?.giveUp(word);
+    this.#lanes?.giveUp(word);
     if (this.#held === undefined && channel?.peerAbort?.mayRun === false) this.#given = false;
     report.runningAt = this.#given ? 'unknown' : await this.#devices.resume();
     await settle(() => this.#tracker.stop());
+    await this.#lanes?.close();
     // To a destination that still tries to find out whether it has the machine, ABORT means that it has not.
     if (this.#given && this.#held !== undefined) channel?.destroy(word);
     else await channel?.abort({ error: word, mayRun: false });

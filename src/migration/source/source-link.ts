@@ -27,6 +27,7 @@ export class SourceLink {
   readonly #interruption: Interruption;
   #answer: Promise<Frame> | undefined;
   #peerFailure: unknown;
+  #onPeerFailure: (error: unknown) => void = () => {};
   #agreement: Agreement | undefined;
   #roundTripMs = 0;
 
@@ -39,6 +40,12 @@ export class SourceLink {
   /** Why the destination says nothing more, as soon as that is known. */
   get peerFailure(): unknown {
     return this.#peerFailure;
+  }
+
+  /** Calls `listener` when the destination says nothing more, and why. */
+  whenPeerFails(listener: (error: unknown) => void): void {
+    this.#onPeerFailure = listener;
+    if (this.#peerFailure !== undefined) listener(this.#peerFailure);
   }
 
   /** What both ends can do, as soon as that is known. */
@@ -83,6 +90,7 @@ export class SourceLink {
     this.#answer = this.channel.next();
     this.#answer.catch(error => {
       this.#peerFailure = error;
+      this.#onPeerFailure(error);
     });
   }
 

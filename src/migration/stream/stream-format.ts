@@ -21,7 +21,7 @@ import { CHECKSUM_SIZE, payloadChecksum } from './payload-checksum.js';
  *
  * Source to destination:  HELLO, { MEMORY… DEVICE_STATE… PASS [INITIAL_DATA_SENT] [MEMORY_MAP] [RESTART] }…, MEMORY…, DEVICE_STATE…, SWITCH,
  *                         [VERIFY…], GO, [OWNER]
- * Destination to source:  HELLO, [INITIAL_DATA_LOADED], [MEMORY_MAPPED…], READY, [DIGEST…], [SETTLE], RESUMED
+ * Destination to source:  HELLO, [LANES], [INITIAL_DATA_LOADED], [MEMORY_MAPPED…], READY, [DIGEST…], [SETTLE], RESUMED
  * A rehearsal, both ways: HELLO, PROBE…
  * Either way, at any time: KEEP_ALIVE, ACK; and instead of anything: ABORT. A connection that goes on where a lost one ended begins with
  * RESUME from either end instead of HELLO.
@@ -79,6 +79,8 @@ export const FrameType = {
   ACK: 16,
   /** A connection goes on where a lost one ended: see {@link Resume}. */
   RESUME: 17,
+  /** A connection is a lane, and the answer that it is taken: see join.ts. */
+  JOIN: 18,
   /** The machine's memory is this from now on: see memory-map.ts. Everything sent before was of the memory before. */
   MEMORY_MAP: 20,
   /** A rehearsal's bytes, to be thrown away; an empty one is answered by an empty one. */
@@ -89,6 +91,8 @@ export const FrameType = {
   INITIAL_DATA_LOADED: 24,
   /** The destination has the memory that MEMORY_MAP said. Empty. */
   MEMORY_MAPPED: 30,
+  /** Where the destination waits for lanes: see lane-ports.ts. */
+  LANES: 31,
 } as const;
 
 /** A {@link FrameType}'s number. */
@@ -101,6 +105,7 @@ const withoutSequence: ReadonlySet<number> = new Set([
   FrameType.KEEP_ALIVE,
   FrameType.ACK,
   FrameType.RESUME,
+  FrameType.JOIN,
 ]);
 
 /** Whether frames of a type are counted, and sent again when they are lost with their connection. */
@@ -150,6 +155,8 @@ export interface Hello {
   timeoutMs: number;
   /** The session's secret, by which a source that comes again is known: in the destination's HELLO, 16 random bytes. */
   token?: Uint8Array | undefined;
+  /** How many connections memory may take at a time; 1, or not said: the migration's own. The fewer of both ends count. */
+  connections?: number | undefined;
   /** Where the owner is recorded outside the two ends. Both must have it, or neither. */
   ownership?: HelloOwnership | undefined;
   /** The source wants to know how a migration would be, and moves nothing. */
@@ -239,7 +246,8 @@ export function encodeHello(hello: Hello): Uint8Array {
 /** Reverse of {@link encodeHello}. @throws VfioError EBADMSG */
 export function decodeHello(payload: Uint8Array): Hello {
   const value = parseJson(payload) as Partial<Record<keyof Hello, unknown>>;
-  const { versions, features, requires, pageSize, memory, devices, timeoutMs, token, ownership, purpose } = value;
+  const { versions, features, requires, pageSize, memory, devices, timeoutMs } = value;
+  const { token, connections, ownership, purpose } = value;
   const isNumber = (item: unknown): item is number => Number.isInteger(item);
   if (!isNumber(pageSize) || !Array.isArray(memory) || !Array.isArray(devices)) {
     throw badFrame('HELLO', 'a member is missing or of a wrong type');
@@ -256,6 +264,10 @@ export function decodeHello(payload: Uint8Array): Hello {
     timeoutMs,
   };
   if (purpose !== undefined) hello.purpose = decodePurpose(purpose);
+  if (connections !== undefined) {
+    if (!isNumber(connections) || connections < 1) throw badFrame('connections', 'must be a whole number from 1 on');
+    hello.connections = connections;
+  }
   if (token !== undefined) hello.token = decodeToken(token);
   if (ownership !== undefined) hello.ownership = decodeOwnership(ownership);
   return hello;

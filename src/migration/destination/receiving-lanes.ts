@@ -1,0 +1,58 @@
+import type { VfioError } from '../../uapi/index.js';
+import type { MachineMemory } from '../memory/machine-memory.js';
+import { ReceivingLane, type ReceivingLaneOptions } from './receiving-lane.js';
+
+/** What {@link ReceivingLanes} are made of. */
+export interface ReceivingLanesOptions extends Omit<ReceivingLaneOptions, 'lane' | 'listen'> {
+  /** How many. */
+  lanes: number;
+  host: string;
+  /** The first lane's port, and the others' from there on; 0: any. */
+  firstPort: number;
+}
+
+/** The destination's ends of all lanes. Where one fails, all have failed. */
+export class ReceivingLanes {
+  readonly #lanes: readonly ReceivingLane[];
+  readonly #failed: Promise<never>;
+
+  /** Starts the threads, which listen at once. @throws VfioError EBADF when memory is closed */
+  constructor({ lanes, host, firstPort, onFailed, ...shared }: ReceivingLanesOptions) {
+    let reject!: (error: VfioError) => void;
+    this.#failed = new Promise((_, rejectAll) => {
+      reject = rejectAll;
+    });
+    this.#failed.catch(() => {});
+    const failAll = (error: VfioError) => {
+      reject(error);
+      onFailed(error);
+    };
+    this.#lanes = Array.from({ length: lanes }, (_, lane) => {
+      const port = firstPort === 0 ? 0 : firstPort + lane;
+      return new ReceivingLane({ ...shared, lane, listen: { host, port }, onFailed: failAll });
+    });
+  }
+
+  /** Where the lanes listen. @throws VfioError EADDRINUSE, EACCES… as the system says */
+  async ports(): Promise<number[]> {
+    return Promise.race([Promise.all(this.#lanes.map(lane => lane.port)), this.#failed]);
+  }
+
+  /** Pages received; one that came twice counts twice. Right after {@link ReceivingLanes.close}. */
+  get pagesReceived(): number {
+    return this.#lanes.reduce((sum, { pagesReceived }) => sum + pagesReceived, 0);
+  }
+
+  /**
+   * Range numbers mean this memory from now on, which all threads know when this is done. Nothing of the memory before may be under way.
+   * @throws VfioError EBADF when memory is closed, why a lane has failed
+   */
+  async useMemory(memory: MachineMemory): Promise<void> {
+    await Promise.race([Promise.all(this.#lanes.map(lane => lane.useMemory(memory))), this.#failed]);
+  }
+
+  /** Ends threads, ports and connections: done when nothing of them is left, and nothing of them writes memory any more. Idempotent. */
+  async close(): Promise<void> {
+    await Promise.all(this.#lanes.map(lane => lane.close()));
+  }
+}

@@ -1,0 +1,77 @@
+import { createRequire } from 'node:module';
+import { Worker } from 'node:worker_threads';
+import { type ErrnoName, VfioError } from '../../uapi/index.js';
+
+/** What a lane's thread says when it cannot go on. */
+export interface FailureWord {
+  word: 'failed';
+  errno: ErrnoName;
+  message: string;
+}
+
+/** An error for the other side of a thread's port, which takes no classes. */
+export function failureWord({ errno, message }: VfioError): FailureWord {
+  const suffix = ` (${errno})`;
+  return { word: 'failed', errno, message: message.endsWith(suffix) ? message.slice(0, -suffix.length) : message };
+}
+
+/** Who hears a thread. */
+export interface LaneThreadEvents<Word> {
+  onWord(word: Word): void;
+  /** It said that it cannot go on, or has died. Told once; not after {@link LaneThread.stop}. */
+  onFailed(error: VfioError): void;
+}
+
+/**
+ * A thread that moves memory for one lane, seen from the thread that directs the migration. Its program is the built one, wherever this file
+ * runs from: `package.json` names it under `imports`.
+ */
+export class LaneThread<Order, Word extends { word: string }> {
+  readonly #name: string;
+  readonly #worker: Worker;
+  readonly #events: LaneThreadEvents<Word>;
+  readonly #exit: Promise<void>;
+  #isOver = false;
+
+  /** @param start what the thread finds in its `workerData` */
+  constructor(name: string, program: '#lane-sender' | '#lane-receiver', start: object, events: LaneThreadEvents<Word>) {
+    this.#name = name;
+    this.#events = events;
+    this.#worker = new Worker(createRequire(import.meta.url).resolve(program), { name, workerData: start });
+    this.#worker.on('message', (word: Word | FailureWord) => this.#hear(word));
+    this.#worker.on('error', error => this.#fail('EIO', `its thread died: ${error.message}`));
+    this.#exit = new Promise(resolve => {
+      this.#worker.once('exit', code => {
+        this.#fail('EIO', `its thread ended with code ${code}`);
+        resolve();
+      });
+    });
+  }
+
+  tell(order: Order): void {
+    this.#worker.postMessage(order);
+  }
+
+  /** Ends the thread at once, with its sockets: done when nothing of it is left, and it touches no memory any more. Idempotent. */
+  async stop(): Promise<void> {
+    this.#isOver = true;
+    await this.#worker.terminate();
+    await this.#exit;
+  }
+
+  #hear(word: Word | FailureWord): void {
+    if (this.#isOver) return;
+    if (isFailure(word)) this.#fail(word.errno, word.message);
+    else this.#events.onWord(word);
+  }
+
+  #fail(errno: ErrnoName, message: string): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#events.onFailed(new VfioError(errno, { operation: this.#name, message }));
+  }
+}
+
+function isFailure(word: { word: string }): word is FailureWord {
+  return word.word === 'failed';
+}

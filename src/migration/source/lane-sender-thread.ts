@@ -1,0 +1,9 @@
+/** The program of a sending thread. @module */
+
+import { parentPort, workerData } from 'node:worker_threads';
+import type { LaneSenderStart, SenderOrder } from './lane-orders.js';
+import { LaneSender } from './lane-sender.js';
+
+const port = parentPort!;
+const sender = new LaneSender(workerData as LaneSenderStart, word => port.postMessage(word));
+port.on('message', (order: SenderOrder) => sender.take(order));
