@@ -118,7 +118,7 @@ export class LinkKeeper {
   /** Uses a first connection. */
   begin(socket: Duplex): void {
     this.#connection++;
-    this.#use(socket);
+    this.#use(socket, this.#user.framesBehind({ next: 0, applied: 0 }));
   }
 
   /**
@@ -127,6 +127,7 @@ export class LinkKeeper {
    *   connection: nothing has happened then
    */
   attach(socket: Duplex, theirs: Resume): void {
+    if (this.#connection < 0) throw stale('the channel has had no connection yet');
     if (this.#isOver || this.#isLast) throw stale('the channel takes no other connection any more');
     if (theirs.connection <= this.#connection) throw stale(`connection ${theirs.connection} came already`);
     const frames = this.#user.framesBehind(theirs);
@@ -191,7 +192,7 @@ export class LinkKeeper {
     this.#link.resume();
   }
 
-  #use(socket: Duplex): void {
+  #use(socket: Duplex, frames: readonly Uint8Array[]): void {
     this.#heardAt = performance.now();
     const link = new FrameLink(socket, {
       onPiece: piece => this.#hear(piece),
@@ -199,6 +200,7 @@ export class LinkKeeper {
     });
     this.#link = link;
     this.#user.onLinked();
+    for (const frame of frames) link.write(frame);
     for (const resolve of this.#whenLinked.splice(0)) resolve();
   }
 
@@ -318,8 +320,7 @@ export class LinkKeeper {
     this.#lost = undefined;
     this.#dialError = undefined;
     this.#dropReason = '';
-    this.#use(socket);
-    for (const frame of frames) this.#link?.write(frame);
+    this.#use(socket, frames);
     const event = { event: 'link-resumed', channel: this.#options.channel, afterMs } as const;
     this.#tell({ ...event, reason: reason === '' ? undefined : reason });
   }

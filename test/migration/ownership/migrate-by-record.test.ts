@@ -98,6 +98,7 @@ describe('a migration with an ownership record', () => {
       const { report, refusal } = await move(hosts, {
         ownership: a,
         receive: { ownership: b },
+        timeoutMs: 1000,
         through: to => tamperedLink(to, cutAt(there), cutAt(back)),
       });
       const where = `cut at ${there} there, ${back} back`;
@@ -105,7 +106,7 @@ describe('a migration with an ownership record', () => {
       expect(whereItRuns(hosts, refusal), where).toEqual([owner]);
       expect(report.runningAt, where).toBe(owner);
       expect(report.outcome, where).toBe(owner === 'source' ? 'failed' : 'moved');
-      expect(report.error, where).toBeInstanceOf(VfioError);
+      if (owner === 'source') expect(report.error, where).toBeInstanceOf(VfioError);
       ends.add(owner);
       await hosts.close();
     }
