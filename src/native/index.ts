@@ -13,6 +13,7 @@ export * from './poll.js';
 export * from './resident-memory.js';
 export * from './shared-mapping.js';
 export * from './socket-messages.js';
+export * from './tcp-listener.js';
 export * from './unix-socket.js';
 export * from './warn.js';
 export { type WatchedInterval, WriteWatch } from './write-watch.js';

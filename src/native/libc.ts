@@ -109,6 +109,9 @@ export const libc = {
   setsockopt: declare<(fd: number, level: number, option: number, value: Bytes, length: number) => number>(
     'int setsockopt(int fd, int level, int option, const void *value, uint32_t length)',
   ),
+  getsockname: declare<(fd: number, address: Bytes, length: Uint32Array) => number>(
+    'int getsockname(int fd, void *address, void *length)',
+  ),
   shutdown: declare<(fd: number, how: number) => number>('int shutdown(int fd, int how)'),
   eventfd: declare<(initial: number, flags: number) => number>('int eventfd(unsigned int initial, int flags)'),
   poll: declare<(fds: Bytes, count: number, timeoutMs: number) => number>(

@@ -2,6 +2,7 @@ import { chmodSync, fchmodSync, lstatSync, unlinkSync } from 'node:fs';
 import { asVfioError, ERRNO, VfioError } from '../uapi/index.js';
 import { OwnedFd } from './file-descriptor.js';
 import { checked, lastErrno, libc, systemError, uninterrupted } from './libc.js';
+import { acceptConnection } from './tcp-listener.js';
 
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
@@ -53,11 +54,7 @@ export class UnixListener {
    * @throws VfioError EMFILE or ENFILE when no descriptor is left: the connection then still waits, and the socket stays readable.
    */
   accept(): OwnedFd | 'again' {
-    const fd = uninterrupted(() => libc.accept4(this.fd, null, null, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (fd !== -1) return new OwnedFd(fd);
-    const errno = lastErrno();
-    if (errno === ERRNO.EAGAIN || errno === ERRNO.ECONNABORTED) return 'again';
-    throw systemError('accept', undefined, errno);
+    return acceptConnection(this.fd);
   }
 
   /** Stops listening and removes the socket file, unless somebody has put another in its place. A second call does nothing. */

@@ -7,6 +7,7 @@ import { ReceivingLanes } from '../../src/migration/destination/receiving-lanes.
 import { MachineMemory, PageList } from '../../src/migration/index.js';
 import { decodeJoin, encodeJoin } from '../../src/migration/lane/join.js';
 import { decodeLanePorts, encodeLanePorts, lanesOf } from '../../src/migration/lane/lane-ports.js';
+import { LaneThread } from '../../src/migration/lane/lane-thread.js';
 import { MemoryLanes } from '../../src/migration/source/memory-lanes.js';
 import { encodeControlFrame, FrameType } from '../../src/migration/stream/stream-format.js';
 import { VfioError } from '../../src/uapi/index.js';
@@ -74,9 +75,9 @@ async function pairOf(
   const failures: unknown[] = [];
   const shared = { host: '127.0.0.1', tls: undefined, token, timeoutMs, peerTimeoutMs: timeoutMs };
   const onFailed = (error: unknown) => failures.push(error);
-  const receiving = new ReceivingLanes({ ...shared, lanes, firstPort: 0, memory: destination, onFailed });
+  const receiving = await ReceivingLanes.listen({ ...shared, lanes, firstPort: 0, memory: destination, onFailed });
   opened.push(receiving);
-  const ports = await receiving.ports();
+  const { ports } = receiving;
   const links = await Promise.all(ports.map((port, lane) => through?.({ host: '127.0.0.1', port }, lane)));
   opened.push(...links.filter(link => link !== undefined));
   const sending = new MemoryLanes({
@@ -201,6 +202,17 @@ describe('memory lanes in trouble', () => {
     await receiving.close();
     await expect(sendAll(sending, source)).rejects.toMatchObject({ name: 'VfioError' });
     await expect(sending.flush()).rejects.toMatchObject({ name: 'VfioError' });
+  });
+
+  it('have failed when a thread dies', async () => {
+    const died: VfioError[] = [];
+    const events = { onWord: () => {}, onFailed: (error: VfioError) => died.push(error) };
+    // It finds nothing of what it needs in its data.
+    const thread = new LaneThread('lane 0', '#lane-sender', {}, events);
+    await vi.waitFor(() => expect(died).toMatchObject([{ errno: 'EIO' }]), 5000);
+    expect(died[0]!.message).toMatch(/lane 0: its thread died/);
+    await thread.stop();
+    expect(died).toHaveLength(1);
   });
 
   it('say which port refuses them', async () => {

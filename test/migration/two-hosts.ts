@@ -86,12 +86,13 @@ export interface Link {
 
 /**
  * A link to `to` on which `tamper` sees every piece that goes from source to destination, with its place in the stream, and gives what goes
- * on; `undefined` cuts the link there.
+ * on; `undefined` cuts the link there. @param listen where the link begins
  */
 export async function tamperedLink(
   to: { host: string; port: number },
   tamper: (piece: Buffer, offset: number) => Buffer | undefined,
   tamperBack: (piece: Buffer, offset: number) => Buffer | undefined = piece => piece,
+  listen: { host: string; port: number } = { host: '127.0.0.1', port: 0 },
 ): Promise<Link> {
   const sockets: Socket[] = [];
   const server: Server = createServer(incoming => {
@@ -100,7 +101,7 @@ export async function tamperedLink(
     pump(incoming, outgoing, tamper);
     pump(outgoing, incoming, tamperBack);
   });
-  await new Promise<void>(resolve => server.listen({ host: '127.0.0.1', port: 0 }, () => resolve()));
+  await new Promise<void>(resolve => server.listen(listen, () => resolve()));
   const address = server.address() as { address: string; port: number };
   return {
     address: { host: address.address, port: address.port },

@@ -64,6 +64,34 @@ describe('a shared mapping', () => {
     expect(addressSpace() - before).toBeGreaterThanOrEqual(WINDOW_SIZE);
   });
 
+  test('gives its addresses back when all threads that had it have ended, before or after it is closed', () => {
+    for (const order of ['ended first', 'closed first']) {
+      const before = addressSpace();
+      const mapping = mapNew('shared-ended', WINDOW_SIZE);
+      mapping.share();
+      mapping.share();
+      mapping.endShare();
+      if (order === 'closed first') mapping.close();
+      if (order === 'closed first') expect(addressSpace() - before).toBeGreaterThanOrEqual(WINDOW_SIZE);
+      mapping.endShare();
+      mapping.close();
+      expect(addressSpace() - before).toBeLessThan(WINDOW_SIZE);
+    }
+  });
+
+  test('can be attached, and the one that is attached ends nothing', () => {
+    using mapping = mapNew('shared-attached', 2 * PAGE);
+    const attached = Mapping.attach(mapping.share());
+    attached.write(PAGE - 2, Uint8Array.of(1, 2, 3, 4));
+    const bytes = new Uint8Array(4);
+    mapping.read(PAGE - 2, bytes);
+    expect([...bytes]).toEqual([1, 2, 3, 4]);
+    attached.close();
+    expect(errnoOf(() => attached.read(0, bytes))).toBe('EBADF');
+    mapping.read(PAGE - 2, bytes);
+    expect([...bytes]).toEqual([1, 2, 3, 4]);
+  });
+
   test('is looked at in range, and not more than a window at a time', () => {
     using mapping = mapNew('shared-bounds', WINDOW_SIZE + 8192);
     const shared = mapping.share();

@@ -7,4 +7,3 @@ import { LaneReceiver } from './lane-receiver.js';
 const port = parentPort!;
 const receiver = new LaneReceiver(workerData as LaneReceiverStart, word => port.postMessage(word));
 port.on('message', (order: ReceiverOrder) => receiver.take(order));
-receiver.listen();

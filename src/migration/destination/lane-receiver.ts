@@ -1,67 +1,55 @@
 import { timingSafeEqual } from 'node:crypto';
-import type { Server, Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { OwnedFd } from '../../native/index.js';
 import { asVfioError, VfioError } from '../../uapi/index.js';
+import { BulkSocket } from '../lane/bulk-socket.js';
 import { channelOfLane, decodeJoin, type Join } from '../lane/join.js';
 import { type FailureWord, failureWord } from '../lane/lane-thread.js';
 import { readFirstFrame } from '../link/first-frame.js';
-import { migrationDoor } from '../link/listen.js';
 import { decodeResume } from '../link/resume.js';
 import { attachMemory } from '../memory/shared-machine-memory.js';
 import { FrameChannel } from '../stream/frame-channel.js';
 import { applyMemoryBlock } from '../stream/memory-block.js';
 import { encodeControlFrame, FrameType } from '../stream/stream-format.js';
 import { unexpected } from '../stream/unexpected.js';
-import type { LaneReceiverStart, ReceiverOrder, ReceiverWord } from './lane-orders.js';
+import { LaneDoor } from './lane-door.js';
+import { LaneCounts, type LaneReceiverStart, type ReceiverOrder, type ReceiverWord } from './lane-orders.js';
 
 /** How long a connection may be without its first frame, milliseconds. */
 const FIRST_FRAME_MS = 5000;
-/** How many may be connected at a time, before one has shown to be the source. */
-const MOST_CONNECTIONS = 16;
 
 /**
- * The destination's end of a lane, in a thread of its own: listens on a port of its own, takes checksums, and writes memory. Whoever does not
- * know the session's secret is closed without a word.
+ * The destination's end of a lane, in a thread of its own: takes connections to a port of its own, takes checksums, and writes memory. Whoever
+ * does not know the session's secret is closed without a word.
  */
 export class LaneReceiver {
   readonly #start: LaneReceiverStart;
   readonly #say: (word: ReceiverWord | FailureWord) => void;
-  readonly #server: Server;
-  readonly #pages: Float64Array;
+  readonly #counts: LaneCounts;
+  readonly #door: LaneDoor;
   #memory: ReturnType<typeof attachMemory>;
   #channel: FrameChannel | undefined;
 
   constructor(start: LaneReceiverStart, say: (word: ReceiverWord | FailureWord) => void) {
     this.#start = start;
     this.#say = say;
-    this.#pages = new Float64Array(start.pages);
+    this.#counts = new LaneCounts(start.counts);
     this.#memory = attachMemory(start.memory);
-    const door = migrationDoor({
-      tls: start.tls,
-      handshakeMs: FIRST_FRAME_MS,
-      onConnection: socket => void this.#accept(socket),
-      onRefused: socket => socket.destroy(),
-    });
-    this.#server = door.server;
-    this.#server.maxConnections = MOST_CONNECTIONS;
+    const onConnection = (socket: Duplex) => void this.#accept(socket);
+    this.#door = new LaneDoor({ tls: start.tls, handshakeMs: FIRST_FRAME_MS, onConnection });
   }
 
-  listen(): void {
-    // Later errors (no descriptor left for another connection) leave the listener as it is.
-    this.#server.on('error', error => {
-      if (!this.#server.listening) this.#say(failureWord(asVfioError(error, 'listen')));
-    });
-    this.#server.listen(this.#start.listen, () => {
-      const { port } = this.#server.address() as { port: number };
-      this.#say({ word: 'listening', port });
-    });
+  take(order: ReceiverOrder): void {
+    if (order.order === 'memory') {
+      this.#memory = attachMemory(order.memory);
+      this.#say({ word: 'has-memory' });
+    } else {
+      this.#counts.connections++;
+      this.#door.letIn(new OwnedFd(order.fd));
+    }
   }
 
-  take({ memory }: ReceiverOrder): void {
-    this.#memory = attachMemory(memory);
-    this.#say({ word: 'has-memory' });
-  }
-
-  async #accept(socket: Socket): Promise<void> {
+  async #accept(socket: Duplex): Promise<void> {
     try {
       const { type, payload } = await readFirstFrame(socket, FIRST_FRAME_MS);
       if (type === FrameType.JOIN) this.#join(socket, decodeJoin(payload));
@@ -73,9 +61,9 @@ export class LaneReceiver {
   }
 
   /** A source whose first connection was lost before it knew that it was taken joins again. */
-  #join(socket: Socket, { token, lane }: Join): void {
+  #join(socket: Duplex, { token, lane }: Join): void {
     this.#requireSource(token, lane === this.#start.lane);
-    if (this.#pages[0] !== 0) throw stale('JOIN', 'this lane is in use');
+    if (this.#counts.pages !== 0) throw stale('JOIN', 'this lane is in use');
     this.#channel?.destroy();
     const channel = new FrameChannel({
       number: channelOfLane(lane),
@@ -85,14 +73,16 @@ export class LaneReceiver {
     channel.keepAlive(this.#start.peerTimeoutMs);
     this.#channel = channel;
     socket.write(encodeControlFrame(FrameType.JOIN, new Uint8Array(0)));
+    if (socket instanceof BulkSocket) socket.readInBulk();
     channel.begin(socket);
     void this.#receive(channel);
   }
 
-  #goOn(socket: Socket, payload: Uint8Array): void {
+  #goOn(socket: Duplex, payload: Uint8Array): void {
     const resume = decodeResume(payload);
     this.#requireSource(resume.token, resume.channel === channelOfLane(this.#start.lane));
     if (this.#channel === undefined) throw stale('RESUME', 'this lane is not in use');
+    if (socket instanceof BulkSocket) socket.readInBulk();
     this.#channel.attach(socket, resume);
   }
 
@@ -105,7 +95,7 @@ export class LaneReceiver {
       while (true) {
         const { type, payload } = await channel.next();
         if (type !== FrameType.MEMORY) throw unexpected(type, 'memory');
-        this.#pages[0]! += applyMemoryBlock(this.#memory, payload);
+        this.#counts.pages += applyMemoryBlock(this.#memory, payload);
       }
     } catch (cause) {
       // Another connection has taken this one's place.

@@ -1,11 +1,15 @@
+import { OwnedFd } from '../../native/index.js';
 import type { VfioError } from '../../uapi/index.js';
 import { LaneThread } from '../lane/lane-thread.js';
 import type { MachineMemory } from '../memory/machine-memory.js';
 import { MemoryShare } from '../memory/shared-machine-memory.js';
-import type { LaneReceiverStart, ReceiverOrder, ReceiverWord } from './lane-orders.js';
+import { LaneListener } from './lane-listener.js';
+import { LaneCounts, type LaneReceiverStart, type ReceiverOrder, type ReceiverWord } from './lane-orders.js';
 
 /** What a {@link ReceivingLane} is made of. */
-export interface ReceivingLaneOptions extends Omit<LaneReceiverStart, 'memory' | 'pages'> {
+export interface ReceivingLaneOptions extends Omit<LaneReceiverStart, 'memory' | 'counts'> {
+  /** Where to listen, an address and no name; port 0: any. */
+  listen: { address: string; port: number };
   memory: MachineMemory;
   /** The lane is broken for good. */
   onFailed(error: VfioError): void;
@@ -13,33 +17,37 @@ export interface ReceivingLaneOptions extends Omit<LaneReceiverStart, 'memory' |
 
 /** The destination's end of one lane, seen from the thread that directs the migration. */
 export class ReceivingLane {
-  /** Where it listens; never, when the lane has failed. */
-  readonly port: Promise<number>;
+  readonly #listener: LaneListener;
+  /** Descriptors that the thread was told of, in order. */
+  readonly #connections: number[] = [];
   readonly #thread: LaneThread<ReceiverOrder, ReceiverWord>;
-  readonly #pages = new Float64Array(new SharedArrayBuffer(8));
+  readonly #counts = new LaneCounts();
   /** All that the thread may write. */
   readonly #shares: MemoryShare[];
   readonly #whenHasMemory: (() => void)[] = [];
-  #resolvePort!: (port: number) => void;
 
-  /** Starts the thread, which listens at once. @throws VfioError EBADF when memory is closed */
-  constructor({ memory, onFailed, ...start }: ReceivingLaneOptions) {
-    this.port = new Promise(resolve => {
-      this.#resolvePort = resolve;
-    });
+  /** Begins to listen, and starts the thread. @throws VfioError EADDRINUSE, EACCES… as the system says; EBADF when memory is closed */
+  constructor({ listen, memory, onFailed, ...start }: ReceivingLaneOptions) {
     const share = new MemoryShare(memory);
     this.#shares = [share];
+    // Here and not in the thread, which may be ended at any moment and would leave the descriptor open.
+    this.#listener = new LaneListener(listen.address, listen.port, connection => this.#handOver(connection));
     this.#thread = new LaneThread(
       `lane ${start.lane}`,
       '#lane-receiver',
-      { ...start, memory: share.forThread, pages: this.#pages.buffer } satisfies LaneReceiverStart,
-      { onWord: word => this.#hear(word), onFailed },
+      { ...start, memory: share.forThread, counts: this.#counts.buffer } satisfies LaneReceiverStart,
+      { onWord: () => this.#whenHasMemory.shift()?.(), onFailed },
     );
+  }
+
+  /** Where it listens. */
+  get port(): number {
+    return this.#listener.port;
   }
 
   /** Pages received. Right after {@link ReceivingLane.close}. */
   get pagesReceived(): number {
-    return this.#pages[0]!;
+    return this.#counts.pages;
   }
 
   /** Done when the thread has it; never, when the lane has failed. @throws VfioError EBADF when memory is closed */
@@ -52,12 +60,15 @@ export class ReceivingLane {
 
   /** Ends the thread, its port and its connection: done when nothing of them is left. Idempotent. */
   async close(): Promise<void> {
+    this.#listener.close();
     await this.#thread.stop();
+    for (const fd of this.#connections.splice(0).slice(this.#counts.connections)) new OwnedFd(fd).close();
     for (const share of this.#shares.splice(0)) share.end();
   }
 
-  #hear(word: ReceiverWord): void {
-    if (word.word === 'listening') this.#resolvePort(word.port);
-    else this.#whenHasMemory.shift()?.();
+  #handOver(connection: OwnedFd): void {
+    const fd = connection.release();
+    this.#connections.push(fd);
+    this.#thread.tell({ order: 'connection', fd });
   }
 }

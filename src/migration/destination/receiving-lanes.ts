@@ -1,3 +1,4 @@
+import { lookup } from 'node:dns/promises';
 import type { VfioError } from '../../uapi/index.js';
 import type { MachineMemory } from '../memory/machine-memory.js';
 import { ReceivingLane, type ReceivingLaneOptions } from './receiving-lane.js';
@@ -16,26 +17,42 @@ export class ReceivingLanes {
   readonly #lanes: readonly ReceivingLane[];
   readonly #failed: Promise<never>;
 
-  /** Starts the threads, which listen at once. @throws VfioError EBADF when memory is closed */
-  constructor({ lanes, host, firstPort, onFailed, ...shared }: ReceivingLanesOptions) {
+  private constructor(
+    open: (onFailed: (error: VfioError) => void) => readonly ReceivingLane[],
+    onFailed: (error: VfioError) => void,
+  ) {
     let reject!: (error: VfioError) => void;
     this.#failed = new Promise((_, rejectAll) => {
       reject = rejectAll;
     });
     this.#failed.catch(() => {});
-    const failAll = (error: VfioError) => {
+    this.#lanes = open(error => {
       reject(error);
       onFailed(error);
-    };
-    this.#lanes = Array.from({ length: lanes }, (_, lane) => {
-      const port = firstPort === 0 ? 0 : firstPort + lane;
-      return new ReceivingLane({ ...shared, lane, listen: { host, port }, onFailed: failAll });
     });
   }
 
-  /** Where the lanes listen. @throws VfioError EADDRINUSE, EACCES… as the system says */
-  async ports(): Promise<number[]> {
-    return Promise.race([Promise.all(this.#lanes.map(lane => lane.port)), this.#failed]);
+  /** Begins to listen. @throws VfioError EADDRINUSE, EACCES… as the system says; EBADF when memory is closed */
+  static async listen({ lanes, host, firstPort, onFailed, ...shared }: ReceivingLanesOptions): Promise<ReceivingLanes> {
+    const { address } = await lookup(host);
+    const opened: ReceivingLane[] = [];
+    try {
+      return new ReceivingLanes(onFailed => {
+        for (let lane = 0; lane < lanes; lane++) {
+          const port = firstPort === 0 ? 0 : firstPort + lane;
+          opened.push(new ReceivingLane({ ...shared, lane, listen: { address, port }, onFailed }));
+        }
+        return opened;
+      }, onFailed);
+    } catch (error) {
+      await Promise.all(opened.map(lane => lane.close()));
+      throw error;
+    }
+  }
+
+  /** Where the lanes listen, in their order. */
+  get ports(): number[] {
+    return this.#lanes.map(lane => lane.port);
   }
 
   /** Pages received; one that came twice counts twice. Right after {@link ReceivingLanes.close}. */

@@ -193,7 +193,7 @@ export class Reception {
     if (lanes === 0) return;
     const { host = '127.0.0.1', port = 0 } = this.#options.listen ?? {};
     this.#channel.throwIfGivenUp();
-    this.#lanes = new ReceivingLanes({
+    this.#lanes = await ReceivingLanes.listen({
       lanes,
       host,
       tls: this.#options.tls,
@@ -204,7 +204,7 @@ export class Reception {
       peerTimeoutMs: timeoutMs,
       onFailed: error => void this.giveUp(error),
     });
-    await this.#channel.send(FrameType.LANES, encodeLanePorts(await this.#lanes.ports()));
+    await this.#channel.send(FrameType.LANES, encodeLanePorts(this.#lanes.ports));
   }
 
   /** Before the machine may run here: nobody writes its memory from then on. */

@@ -15,6 +15,9 @@ export function failureWord({ errno, message }: VfioError): FailureWord {
   return { word: 'failed', errno, message: message.endsWith(suffix) ? message.slice(0, -suffix.length) : message };
 }
 
+/** What a thread may fill with short-lived objects before it looks for garbage, MiB: it makes few, and would let 48 MiB come together. */
+const YOUNG_MIB = 4;
+
 /** Who hears a thread. */
 export interface LaneThreadEvents<Word> {
   onWord(word: Word): void;
@@ -37,7 +40,11 @@ export class LaneThread<Order, Word extends { word: string }> {
   constructor(name: string, program: '#lane-sender' | '#lane-receiver', start: object, events: LaneThreadEvents<Word>) {
     this.#name = name;
     this.#events = events;
-    this.#worker = new Worker(createRequire(import.meta.url).resolve(program), { name, workerData: start });
+    this.#worker = new Worker(createRequire(import.meta.url).resolve(program), {
+      name,
+      workerData: start,
+      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MIB },
+    });
     this.#worker.on('message', (word: Word | FailureWord) => this.#hear(word));
     this.#worker.on('error', error => this.#fail('EIO', `its thread died: ${error.message}`));
     this.#exit = new Promise(resolve => {
