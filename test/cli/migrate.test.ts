@@ -132,7 +132,7 @@ describe('dmalog migrate with something that is broken', () => {
       await hosts.engine('a', ...BUSY);
       const device = await hosts.engine('b');
       const { receiver, to } = await hosts.receive('b');
-      const migration = hosts.migrate('a', to, ...NEVER);
+      const migration = hosts.migrate('a', to, '--timeout', '2000', ...NEVER);
       await migration.event(isPass);
       (role === 'host' ? receiver.child : device).kill('SIGKILL');
       const { code, result } = await migration.end();
@@ -159,7 +159,7 @@ describe('dmalog migrate with something that is broken', () => {
 
   it('moves the machine when it is repeated after it was killed', async () => {
     await Promise.all([hosts.engine('a', ...BUSY), hosts.engine('b'), hosts.engine('c')]);
-    const first = await hosts.receive('b');
+    const first = await hosts.receive('b', '--timeout', '2000');
     const killed = hosts.migrate('a', first.to, ...NEVER);
     await killed.event(isPass);
     killed.child.kill('SIGKILL');
@@ -261,7 +261,7 @@ describe('dmalog migrate --dry-run', () => {
     expect(result).toMatchObject({
       outcome: 'rehearsed',
       wouldMove: true,
-      endedBy: 'fits',
+      stoppedBy: 'fits',
       link: { source: 'measured' },
     });
     expect(result.link.bytesPerSecond).toBeGreaterThan(0);

@@ -81,7 +81,7 @@ async function pairOf(
   const links = await Promise.all(ports.map((port, lane) => through?.({ host: '127.0.0.1', port }, lane)));
   opened.push(...links.filter(link => link !== undefined));
   const sending = new MemoryLanes({
-    compression: 'auto',
+    compression: 'off',
     ...shared,
     ports: ports.map((port, lane) => links[lane]?.address.port ?? port),
     memory: source,
@@ -218,7 +218,7 @@ describe('memory lanes in trouble', () => {
   it('say which port refuses them', async () => {
     const source = machineOf([10]);
     const shared = { host: '127.0.0.1', tls: undefined, token, timeoutMs: 1000, peerTimeoutMs: 1000 };
-    const sending = new MemoryLanes({ compression: 'auto', ...shared, ports: [1], memory: source });
+    const sending = new MemoryLanes({ compression: 'off', ...shared, ports: [1], memory: source });
     opened.push(sending);
     await expect(sending.joined()).rejects.toThrow(/lane 0: .*127\.0\.0\.1:1 \(ECONNREFUSED\)/);
   });

@@ -396,6 +396,7 @@ describe('a migration over connections that break', () => {
       memory: hosts.source.machine,
       devices: [hosts.source.handle],
       timeoutMs: 300,
+      compression: 'off',
       onEvent: ({ event }) => event === 'link-lost' && void link.close(),
     });
     await expect(receiver.finished()).rejects.toThrow(/the link was not back within 300 ms/);

@@ -44,7 +44,7 @@ describe('a rehearsal', () => {
     const receiver = await receiverOf(destination);
     const before = hashOf(destination);
     const report = await rehearsalOf(source, { to: receiver.address });
-    expect(report).toMatchObject({ wouldMove: true, endedBy: 'fits', link: { source: 'measured' }, pagesSent: 300 });
+    expect(report).toMatchObject({ wouldMove: true, stoppedBy: 'fits', link: { source: 'measured' }, pagesSent: 300 });
     expect(report.link.bytesPerSecond).toBeGreaterThan(0);
     expect(report.link.roundTripMs).toBeGreaterThan(0);
     expect(report.stateBytes).toBeGreaterThan(0);
@@ -97,10 +97,10 @@ describe('a rehearsal', () => {
   });
 
   it.each([
-    ['pass-limit', { maxPasses: 3 }],
-    ['time-limit', { maxMs: 1, maxPasses: 1000 }],
-    ['byte-limit', { maxBytes: 100 * 4096, maxPasses: 1000 }],
-  ] as const)('says by which limit it would not move: %s', async (endedBy, limits) => {
+    ['passes', { maxPasses: 3 }],
+    ['time', { maxMs: 1, maxPasses: 1000 }],
+    ['bytes', { maxBytes: 100 * 4096, maxPasses: 1000 }],
+  ] as const)('says by which limit it would not move: %s', async (stoppedBy, limits) => {
     const { source } = await pair(100);
     const report = await rehearsalOf(source, {
       bandwidth: 1e8,
@@ -108,8 +108,8 @@ describe('a rehearsal', () => {
       ...limits,
       onEvent: () => void source.touch(7),
     });
-    expect(report).toMatchObject({ wouldMove: false, endedBy });
-    if (endedBy === 'pass-limit') expect(report.passes).toHaveLength(3);
+    expect(report).toMatchObject({ wouldMove: false, stoppedBy });
+    if (stoppedBy === 'passes') expect(report.passes).toHaveLength(3);
     else expect(report.passes).toHaveLength(1);
     expectUntouched(source);
   });

@@ -62,6 +62,8 @@ export async function move(
     memory: source.machine,
     devices: [source.handle],
     timeoutMs: 5000,
+    // Places in the stream are of what is in memory.
+    compression: 'off',
     ...rest,
   });
   await link?.close();
