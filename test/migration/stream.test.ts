@@ -79,6 +79,31 @@ describe('a frame header', () => {
 });
 
 describe('FrameParser', () => {
+  it('takes bytes that were read to where they belong as it takes those from elsewhere', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.uint8Array({ maxLength: 400 }), { minLength: 1, maxLength: 6 }),
+        fc.array(fc.tuple(fc.boolean(), fc.integer({ min: 1, max: 90 })), { minLength: 1, maxLength: 40 }),
+        (payloads, reads) => {
+          const stream = Buffer.concat(payloads.map((payload, index) => frame(FrameType.DIGEST, index, payload)));
+          const parser = new FrameParser();
+          const found: Buffer[] = [];
+          for (let at = 0, turn = 0; at < stream.length; turn++) {
+            const [toItsPlace, most] = reads[turn % reads.length]!;
+            const { place } = parser;
+            const size = Math.min(most, stream.length - at, toItsPlace ? place.length : most);
+            const piece = toItsPlace ? place.subarray(0, size) : new Uint8Array(size);
+            piece.set(stream.subarray(at, at + size));
+            at += size;
+            for (const { payload } of parser.push(piece)) found.push(Buffer.from(payload));
+          }
+          expect(found).toEqual(payloads.map(payload => Buffer.from(payload)));
+        },
+      ),
+      { numRuns: 500 },
+    );
+  });
+
   const payloads = [new Uint8Array(0), Uint8Array.of(9), Buffer.from('device state'), Buffer.alloc(300, 7)];
   const types = [FrameType.GO, FrameType.PASS, FrameType.DEVICE_STATE, FrameType.MEMORY];
   const stream = Buffer.concat(payloads.map((payload, index) => frame(types[index]!, index, payload)));

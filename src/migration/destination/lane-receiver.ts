@@ -73,7 +73,7 @@ export class LaneReceiver {
     channel.keepAlive(this.#start.peerTimeoutMs);
     this.#channel = channel;
     socket.write(encodeControlFrame(FrameType.JOIN, new Uint8Array(0)));
-    if (socket instanceof BulkSocket) socket.readInBulk();
+    if (socket instanceof BulkSocket) socket.readInBulk(() => channel.place);
     channel.begin(socket);
     void this.#receive(channel);
   }
@@ -82,7 +82,7 @@ export class LaneReceiver {
     const resume = decodeResume(payload);
     this.#requireSource(resume.token, resume.channel === channelOfLane(this.#start.lane));
     if (this.#channel === undefined) throw stale('RESUME', 'this lane is not in use');
-    if (socket instanceof BulkSocket) socket.readInBulk();
+    if (socket instanceof BulkSocket) socket.readInBulk(() => this.#channel?.place);
     this.#channel.attach(socket, resume);
   }
 

@@ -17,12 +17,13 @@ const BULK_SIZE = 1 << 20;
 export class BulkSocket extends Duplex {
   readonly #socket: Socket;
   #buffer = new Uint8Array(FIRST_SIZE);
+  #place: () => Uint8Array | undefined = () => undefined;
 
   /** @param connection owned by this object from now on */
   constructor(connection: OwnedFd) {
     super({ allowHalfOpen: false });
     const onread = {
-      buffer: () => this.#buffer,
+      buffer: () => this.#place() ?? this.#buffer,
       callback: (size: number, buffer: Uint8Array) => this.#take(buffer.subarray(0, size)),
     };
     const options: SocketConstructorOpts & { onread: object } = {
@@ -46,9 +47,13 @@ export class BulkSocket extends Duplex {
     return this.#socket.remoteAddress;
   }
 
-  /** Whoever sends is known, and will send much. */
-  readInBulk(): void {
+  /**
+   * Whoever sends is known, and will send much.
+   * @param place where the next bytes are wanted; where it gives none, they come in a buffer of this object's
+   */
+  readInBulk(place: () => Uint8Array | undefined): void {
     this.#buffer = new Uint8Array(BULK_SIZE);
+    this.#place = place;
   }
 
   #take(piece: Uint8Array): boolean {

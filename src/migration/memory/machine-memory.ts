@@ -68,7 +68,8 @@ export class MachineMemory {
   /** Copies whole pages to `page` of a range. */
   write(range: number, page: number, from: Uint8Array): void {
     const { memory, offset } = this.slots[range]!;
-    memory.write(offset + page * PAGE_SIZE, from);
+    if (from.length < LONG_PIECE) memory.write(offset + page * PAGE_SIZE, from);
+    else memory.writeInBulk(offset + page * PAGE_SIZE, from);
   }
 
   /** Makes pages zero. Those that are already are not touched. */

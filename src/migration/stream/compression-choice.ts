@@ -66,9 +66,14 @@ export class CompressionChoice {
    * @param after bytes that are sent, the same when it did not shrink
    */
   sentCompressed(before: number, after: number, startedAt: number, endedAt: number): void {
-    const tookMs = endedAt - startedAt;
     this.#blocks++;
     this.#bytes += after;
+    this.tried(before, after, startedAt, endedAt);
+  }
+
+  /** A part of a block was compressed, to see what that brings; the block is still to be sent. Parameters as of {@link sentCompressed}. */
+  tried(before: number, after: number, startedAt: number, endedAt: number): void {
+    const tookMs = endedAt - startedAt;
     this.#workMs += tookMs;
     this.#nextTrialAt = endedAt + tookMs / MOST_FOR_TRIALS;
     const weight = this.#hasTried ? LATEST : 1;

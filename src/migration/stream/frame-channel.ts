@@ -96,6 +96,11 @@ export class FrameChannel {
     };
   }
 
+  /** Where the next bytes of the connection belong, if that is known: reading them to there saves a copy. */
+  get place(): Uint8Array | undefined {
+    return this.#inbox.place;
+  }
+
   /** Bytes sent so far, headers included; what was sent again after a lost connection counts once. */
   get bytesSent(): number {
     return this.#bytesSent;

@@ -39,6 +39,15 @@ export class FrameParser {
     return this.#sequence;
   }
 
+  /**
+   * Where the next bytes of the stream belong, up to the end of a header or of a payload. Whoever reads them to there, and then pushes that
+   * place, saves a copy.
+   */
+  get place(): Uint8Array {
+    if (this.#header === undefined) return this.#headerBytes.subarray(this.#filled);
+    return this.#payload.subarray(this.#filled, this.#header.length);
+  }
+
   /** Another connection begins: a frame that was not whole comes again. */
   restart(): void {
     this.#header = undefined;
@@ -79,7 +88,8 @@ export class FrameParser {
 
   #fill(target: Uint8Array, size: number, from: Uint8Array): Uint8Array {
     const count = Math.min(size - this.#filled, from.length);
-    target.set(from.subarray(0, count), this.#filled);
+    const isThere = from.buffer === target.buffer && from.byteOffset === target.byteOffset + this.#filled;
+    if (!isThere) target.set(from.subarray(0, count), this.#filled);
     this.#filled += count;
     return from.subarray(count);
   }

@@ -38,6 +38,11 @@ export class Inbox {
     return this.#ready.length + Number(this.#hasTaker) >= MOST_FRAMES;
   }
 
+  /** See {@link FrameParser.place}; `undefined` while that is not known, because pieces wait for room. */
+  get place(): Uint8Array | undefined {
+    return this.#pieces.length === 0 && this.#parsing === undefined ? this.#parser.place : undefined;
+  }
+
   /** Takes a piece of the connection in. @throws VfioError as {@link FrameParser.push}: the connection is of no use any more */
   push(piece: Uint8Array): void {
     this.#pieces.push(piece);

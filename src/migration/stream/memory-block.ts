@@ -22,6 +22,7 @@ const HEAD_SIZE = 16;
 const EXTENT_SIZE = 16;
 const TWO_TO_32 = 2 ** 32;
 const ZEROS = 2 ** 31;
+const SAMPLE_PAGES = 16;
 
 /** How the pages with content travel. */
 export const PageEncoding = { PLAIN: 0, LZ4: 1 } as const;
@@ -102,6 +103,13 @@ export function compressMemoryBlock(payload: Uint8Array): number {
   payload.copyWithin(HEAD_SIZE + compressed.length, contentEnd);
   viewOf(payload).setUint32(8, PageEncoding.LZ4, true);
   return HEAD_SIZE + compressed.length + extents * EXTENT_SIZE;
+}
+
+/** Compresses the first pages of a payload, which stays as it is. @returns their bytes before and after, which are as many if they do not shrink */
+export function trySample(payload: Uint8Array): { before: number; after: number } {
+  const before = Math.min(contentPagesOf(payload), SAMPLE_PAGES) * PAGE_SIZE;
+  const compressed = compressLz4(payload.subarray(HEAD_SIZE, HEAD_SIZE + before));
+  return { before, after: Math.min(before, compressed.length) };
 }
 
 /**

@@ -1,7 +1,7 @@
 import { performance } from 'node:perf_hooks';
 import type { MachineMemory } from '../memory/machine-memory.js';
 import { CompressionChoice } from './compression-choice.js';
-import { compressMemoryBlock, contentPagesOf, encodeMemoryBlock } from './memory-block.js';
+import { compressMemoryBlock, contentPagesOf, encodeMemoryBlock, trySample } from './memory-block.js';
 import type { PageList } from './page-list.js';
 
 /**
@@ -48,7 +48,10 @@ export class MemoryEncoder {
     const size = encodeMemoryBlock(this.#memory, list, into);
     const contentPages = contentPagesOf(into);
     this.#zeroPages += list.pages - contentPages;
-    if (mayCompress && contentPages > 0) return this.#compress(into, size);
+    if (mayCompress && contentPages > 0) {
+      if (this.#compression === 'lz4' || this.#choice.compresses) return this.#compress(into, size);
+      this.#try(into.subarray(0, size));
+    }
     this.#choice.sentPlain(size);
     return size;
   }
@@ -56,6 +59,13 @@ export class MemoryEncoder {
   /** Sending rests: call it before waiting for anything but the connection. */
   rest(): void {
     this.#choice.rest();
+  }
+
+  /** A whole block each time would take 60 MiB for what the garbage collector has not come to yet. */
+  #try(payload: Uint8Array): void {
+    const startedAt = performance.now();
+    const { before, after } = trySample(payload);
+    this.#choice.tried(before, after, startedAt, performance.now());
   }
 
   #compress(into: Uint8Array, size: number): number {
