@@ -12,6 +12,7 @@ const STATE_TO_MEASURE = 256 * 1024;
 export class DowntimeEstimator {
   readonly #logMs = new Recent();
   readonly #requestMs = new Recent();
+  readonly #sizeMs = new Recent();
   readonly #roundTripMs = new Recent();
   /** Of all memory, in long runs. */
   #firstPass: PassReport | undefined;
@@ -21,10 +22,16 @@ export class DowntimeEstimator {
   #stateBytesPerMs = 0;
   #lastPauseMs: number | undefined;
   #storeMs = 0;
+  #destinationRequestMs: number | undefined;
 
   /** The ownership record's store answered after this long. */
   storeAnswered(durationMs: number): void {
     this.#storeMs = durationMs;
+  }
+
+  /** The destination's devices answer after this long; `undefined`: it does not say. */
+  destinationAnswers(durationMs: number | undefined): void {
+    this.#destinationRequestMs = durationMs;
   }
 
   /** State of devices was read and sent, while they ran. */
@@ -45,6 +52,11 @@ export class DowntimeEstimator {
   /** The devices said how much state they have. */
   stateAsked(bytes: number, durationMs: number): void {
     this.#stateBytes = bytes;
+    this.#sizeMs.add(durationMs);
+  }
+
+  /** The devices answered something small. */
+  devicesAsked(durationMs: number): void {
     this.#requestMs.add(durationMs);
   }
 
@@ -60,13 +72,17 @@ export class DowntimeEstimator {
   /** The downtime to expect if the machine stopped now. */
   estimate(dirtyPages: number, dirtyPagesPerSecond: number): Downtime {
     const msPerPage = this.#msPerPage;
+    const requestMs = this.#requestMs.median;
     return estimateDowntime({
       dirtyPages,
       dirtyPagesPerSecond,
       msPerPage,
       stateBytes: this.#stateBytes,
       stateBytesPerMs: this.#stateBytesPerMs || PAGE_SIZE / msPerPage,
-      requestMs: this.#requestMs.median,
+      requestMs,
+      sizeMs: this.#sizeMs.median,
+      // Not known: as here.
+      destinationRequestMs: this.#destinationRequestMs ?? requestMs,
       lastPauseMs: this.#lastPauseMs,
       logMs: this.#logMs.median,
       roundTripMs: this.#roundTripMs.median,

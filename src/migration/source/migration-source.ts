@@ -120,6 +120,7 @@ export class MigrationSource {
       ...this.#ownership.words,
     };
     const theirs = await route.open(ours, memory);
+    this.#estimator.destinationAnswers(theirs.requestMs);
     this.#destinationName = theirs.ownership?.self ?? '';
     return route;
   }

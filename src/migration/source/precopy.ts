@@ -102,7 +102,7 @@ export class Precopy {
       await this.#endPass(report);
       await devices.sendPrecopy(route.link);
       await this.#followMemory();
-      await this.#askStateSize();
+      await this.#askDevices();
       // Last: what is written from here on until the stop is not in the estimate by count.
       await this.collect();
       this.#expected = this.#estimate();
@@ -157,12 +157,15 @@ export class Precopy {
     progress.tell({ event: 'memory', ...change });
   }
 
-  /** Asking shows also how long the devices take to answer. */
-  async #askStateSize(): Promise<void> {
+  /** How much state the devices have, how long it takes them to say so, and how long anything takes them. */
+  async #askDevices(): Promise<void> {
     const { devices, estimator } = this.#parts;
     const askedAt = performance.now();
+    await devices.ask();
+    const answeredAt = performance.now();
+    estimator.devicesAsked(answeredAt - askedAt);
     const bytes = await devices.expectedStateBytes();
-    estimator.stateAsked(bytes, performance.now() - askedAt);
+    estimator.stateAsked(bytes, performance.now() - answeredAt);
   }
 
   /** Reads the logs. */
