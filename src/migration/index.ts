@@ -16,6 +16,7 @@ export * from './source/downtime.js';
 export * from './source/hot-pages.js';
 export type * from './source/memory-lane.js';
 export * from './source/migrate.js';
+export type { MigrateOptions } from './source/migrate-options.js';
 export type * from './source/migration-report.js';
 export type { PassOptions } from './source/pass-options.js';
 export * from './source/rate-limit.js';

@@ -9,6 +9,8 @@ const example: DowntimeMeasurements = {
   stateBytes: 1e6,
   stateBytesPerMs: 250_000,
   requestMs: 1,
+  sizeMs: 3,
+  destinationRequestMs: 0.5,
   lastPauseMs: undefined,
   logMs: 2,
   roundTripMs: 0.2,
@@ -18,13 +20,23 @@ const example: DowntimeMeasurements = {
 describe('the estimate of downtime', () => {
   it('is that of the worked example', () => {
     const estimate = estimateDowntime(example);
-    expect(estimate.memoryMs).toBeCloseTo(31.8, 1);
-    expect(estimate).toMatchObject({ pauseMs: 2, logMs: 2, stateMs: 6, loadMs: 5, resumeMs: 1, switchMs: 0.4 });
-    expect(estimate.totalMs).toBeCloseTo(48.2, 1);
+    expect(estimate.memoryMs).toBeCloseTo(32.1, 1);
+    expect(estimate).toMatchObject({ pauseMs: 5, logMs: 2, stateMs: 6, loadMs: 10.5, resumeMs: 1.5, switchMs: 1.4 });
+    expect(estimate.totalMs).toBeCloseTo(58.5, 1);
   });
 
   it('counts the last stop instead of a guess', () => {
     expect(estimateDowntime({ ...example, lastPauseMs: 30 }).pauseMs).toBe(30);
+  });
+
+  it('counts what the destination does by how fast its own devices answer', () => {
+    const [near, far] = [example, { ...example, destinationRequestMs: 10.5 }].map(estimateDowntime);
+    const { pauseMs, logMs, memoryMs, stateMs } = near!;
+    expect(far).toMatchObject({ pauseMs, logMs, memoryMs, stateMs });
+    // Loaded by one request, started by three; one to give the states, one before the machine is taken.
+    expect(far!.loadMs - near!.loadMs).toBeCloseTo(10);
+    expect(far!.resumeMs - near!.resumeMs).toBeCloseTo(30);
+    expect(far!.switchMs - near!.switchMs).toBeCloseTo(20);
   });
 
   it('grows with everything that it is made of, but for the speed of state', () => {
@@ -34,6 +46,8 @@ describe('the estimate of downtime', () => {
       'msPerPage',
       'stateBytes',
       'requestMs',
+      'sizeMs',
+      'destinationRequestMs',
       'logMs',
       'roundTripMs',
       'storeMs',

@@ -175,11 +175,16 @@ describe('HELLO and ABORT', () => {
     expect(decodeHello(encodeHello(hello))).toEqual(hello);
     const withToken = { ...hello, token: Uint8Array.from({ length: 16 }, (_, index) => 250 - index) };
     expect(decodeHello(encodeHello(withToken))).toEqual(withToken);
+    expect(decodeHello(encodeHello({ ...hello, requestMs: 0.25 }))).toEqual({ ...hello, requestMs: 0.25 });
     const heard = decodeAbort(
       encodeAbort({ error: new VfioError('EIO', { operation: 'disk', message: 'full' }), mayRun: false }),
     );
     expect(heard.error.message).toContain('disk: full (EIO)');
     expect(heard.mayRun).toBe(false);
+  });
+
+  it.each([-1, '5', null, [1]])('say nothing of how fast devices answer by %j', requestMs => {
+    expect(decodeHello(Buffer.from(changed({ requestMs })))).toEqual(hello);
   });
 
   it('fit a frame however much an error quotes, and are taken for a machine that may run when they do not say', () => {

@@ -156,11 +156,14 @@ export class Reception {
   async #agree(): Promise<Hello> {
     const { connections = CONNECTIONS } = this.#options;
     const token = randomBytes(TOKEN_SIZE);
+    const askedAt = performance.now();
+    const flags = await this.#devices.flags();
     const ours: Hello = {
       ...OWN_PROTOCOL,
       pageSize: PAGE_SIZE,
       memory: this.#options.memory.ranges,
-      devices: await this.#devices.flags(),
+      devices: flags,
+      requestMs: performance.now() - askedAt,
       timeoutMs: this.#channel.timeoutMs,
       connections,
       token,

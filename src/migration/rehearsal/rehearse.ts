@@ -67,6 +67,9 @@ class Rehearsal {
   #collectMs = 0;
   #stateBytes = 0;
   #requestMs = 0;
+  #sizeMs = 0;
+  /** `undefined`: nobody said. */
+  #destinationRequestMs: number | undefined;
   #storeMs = 0;
   #startedAt = 0;
 
@@ -117,7 +120,7 @@ class Rehearsal {
     const link = new SourceLink({ to, tls, timeoutMs, interruption: this.#interruption });
     try {
       await link.connect();
-      await link.agree({
+      const theirs = await link.agree({
         ...OWN_PROTOCOL,
         requires: [REHEARSAL_FEATURE],
         pageSize: PAGE_SIZE,
@@ -127,6 +130,7 @@ class Rehearsal {
         purpose: 'rehearsal',
         ...(ownership && { ownership: { self: ownership.self, record } }),
       });
+      this.#destinationRequestMs = theirs.requestMs;
       const bytesPerSecond = await this.#interruption.unlessInterrupted(measureLink(link));
       await link.channel.end();
       return { bytesPerSecond, roundTripMs: link.roundTripMs };
@@ -141,7 +145,7 @@ class Rehearsal {
     dirty.markAll();
     while (true) {
       const pass = await this.#pretendPass(link, dirty);
-      await this.#askStateSize();
+      await this.#askDevices();
       await this.#collect(dirty);
       const now = performance.now();
       pass.dirtyPages = dirty.count();
@@ -209,10 +213,13 @@ class Rehearsal {
     this.#lostLogs.push(...lost);
   }
 
-  async #askStateSize(): Promise<void> {
+  async #askDevices(): Promise<void> {
     const askedAt = performance.now();
+    await this.#interruption.unlessInterrupted(this.#devices.ask());
+    const answeredAt = performance.now();
+    this.#requestMs = answeredAt - askedAt;
     this.#stateBytes = await this.#interruption.unlessInterrupted(this.#devices.expectedStateBytes());
-    this.#requestMs = performance.now() - askedAt;
+    this.#sizeMs = performance.now() - answeredAt;
   }
 
   /** As a migration does, but for what only it can measure. */
@@ -225,6 +232,8 @@ class Rehearsal {
       stateBytes: this.#stateBytes,
       stateBytesPerMs: bytesPerMs,
       requestMs: this.#requestMs,
+      sizeMs: this.#sizeMs,
+      destinationRequestMs: this.#destinationRequestMs ?? this.#requestMs,
       lastPauseMs: undefined,
       logMs: this.#collectMs,
       roundTripMs,

@@ -1,10 +1,12 @@
 /*
  * What the downtime is made of, and how long it is going to be.
  *
- * Worked example: a page took 5.2 µs lately, until the other end had it. 6,000 pages are dirty, and 20,000 are written in a second; asking the
- * devices for anything takes 1 ms, so stopping them 2 ms, and reading the logs took 2 ms: in 4 ms 80 more pages become dirty. 6,080 pages and a
- * round trip of 0.2 ms are 31.8 ms. The devices' states are 1 MB at 250 MB/s, 4 ms, and two requests: 6 ms, and 5 ms for loading them. Starting the
- * devices there is a request, 1 ms, and two more round trips are 0.4 ms: 48.2 ms in all.
+ * Worked example: asking the devices for something small takes 1 ms, for the size of their states 3 ms, because they go over it; at the other end
+ * small things take 0.5 ms. Stopping them is two requests and once over their states: 5 ms; reading the logs took 2 ms. A page took 5.2 µs lately,
+ * until the other end had it. 6,000 pages are dirty, and 20,000 are written in a second: in those 7 ms 140 more. 6,140 pages and a round trip of
+ * 0.2 ms are 32.1 ms. The states are 1 MB at 250 MB/s, 4 ms, and two requests: 6 ms. At the other end they are loaded with a request, twice over them,
+ * and as long again for their bytes: 10.5 ms; starting the devices is three requests, 1.5 ms. Two more round trips, and two more requests there, are
+ * 1.4 ms: 58.5 ms in all.
  */
 
 /** The parts of a downtime, milliseconds. Nothing of it belongs to two, and nothing to none. */
@@ -47,8 +49,12 @@ export interface DowntimeMeasurements {
   stateBytes: number;
   /** How fast state moved lately, bytes per millisecond. */
   stateBytesPerMs: number;
-  /** Asking every device for something once, milliseconds. */
+  /** Asking every device for something small, milliseconds. */
   requestMs: number;
+  /** Asking every device how much state it has, milliseconds. A device that must go over its state to answer shows how long that takes. */
+  sizeMs: number;
+  /** Asking every device at the destination for something small, milliseconds. */
+  destinationRequestMs: number;
   /** Stopping the devices, the last time that this was done, milliseconds; `undefined` when it never was. */
   lastPauseMs: number | undefined;
   /** Reading the logs, milliseconds. */
@@ -61,11 +67,17 @@ export interface DowntimeMeasurements {
 
 /** Stopping takes every device two state changes: to where it starts nothing any more, and to where it saves. */
 const CHANGES_TO_STOP = 2;
+/** Starting them takes three requests at the destination: what each can, and two state changes. */
+const REQUESTS_TO_START = 3;
+/** Beside that the destination gives each device its state, and asks each whether it still has it when the machine is taken. */
+const REQUESTS_AT_SWITCH = 2;
 
 /** The downtime to expect if the machine stopped now. */
 export function estimateDowntime(measured: DowntimeMeasurements): Downtime {
-  const { requestMs, roundTripMs, storeMs, logMs } = measured;
-  const pauseMs = measured.lastPauseMs ?? CHANGES_TO_STOP * requestMs;
+  const { requestMs, sizeMs, destinationRequestMs, roundTripMs, storeMs, logMs } = measured;
+  const bytesMs = measured.stateBytes / measured.stateBytesPerMs;
+  // A device that stops to save goes over its state.
+  const pauseMs = measured.lastPauseMs ?? CHANGES_TO_STOP * requestMs + sizeMs;
   // Until the devices are stopped they go on: while the logs are read, the owner is asked for, and each of them is told.
   const morePages = (measured.dirtyPagesPerSecond * (logMs + storeMs + pauseMs)) / 1000;
   return downtimeOf({
@@ -73,11 +85,11 @@ export function estimateDowntime(measured: DowntimeMeasurements): Downtime {
     logMs,
     memoryMs: (measured.dirtyPages + morePages) * measured.msPerPage + roundTripMs,
     // Of every device: the data, and that there is no more.
-    stateMs: 2 * requestMs + measured.stateBytes / measured.stateBytesPerMs,
-    // Whoever loads a state goes over all of it once more.
-    loadMs: requestMs + measured.stateBytes / measured.stateBytesPerMs,
-    resumeMs: requestMs,
-    switchMs: 2 * roundTripMs + 2 * storeMs,
+    stateMs: 2 * requestMs + bytesMs,
+    // Whoever loads a state goes over all of it, to check it before anything changes and to take it, and over its bytes.
+    loadMs: destinationRequestMs + 2 * sizeMs + bytesMs,
+    resumeMs: REQUESTS_TO_START * destinationRequestMs,
+    switchMs: 2 * roundTripMs + 2 * storeMs + REQUESTS_AT_SWITCH * destinationRequestMs,
   });
 }
 

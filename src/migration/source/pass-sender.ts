@@ -6,12 +6,9 @@ import { PageList } from '../stream/page-list.js';
 import type { MemoryLane } from './memory-lane.js';
 import type { MigrationEvent, PassReport } from './migration-report.js';
 import { RateLimit } from './rate-limit.js';
-import { Recent } from './recent.js';
 
 /** How often progress is told, milliseconds. */
 const PROGRESS_MS = 50;
-/** A pass of fewer pages measures the clock, not the link. */
-const PAGES_TO_MEASURE = 256;
 
 /** What a {@link PassSender} needs. */
 export interface PassSenderOptions {
@@ -36,18 +33,6 @@ export class PassSender {
   /** Every pass so far, in order. */
   get passes(): PassReport[] {
     return this.#passes;
-  }
-
-  /** Milliseconds that a page took lately until it was at the other end, a round trip a pass left out. 0 before the first pass. */
-  msPerPage(roundTripMs: number): number {
-    const [first, ...others] = this.#passes;
-    const scattered = others.filter(({ pagesSent }) => pagesSent >= PAGES_TO_MEASURE);
-    const measured = scattered.length > 0 || first === undefined ? scattered : [first];
-    const recent = new Recent();
-    for (const { pagesSent, durationMs } of measured) {
-      recent.add(Math.max(durationMs - roundTripMs, durationMs / 2) / Math.max(pagesSent, 1));
-    }
-    return recent.median;
   }
 
   /**

@@ -105,6 +105,11 @@ export async function isRunningHere(device: DeviceHandle): Promise<boolean> {
   return isRunning((await device.features.migrationState()) as MigrationState);
 }
 
+/** Asks a device for something small; any answer will do. @throws VfioError ECONNRESET when the device is gone */
+export async function askAnything({ handle }: SourceDevice): Promise<void> {
+  await unlessUnsaid(handle.features.migrationState(), undefined);
+}
+
 /**
  * How much a device expects to send when it is stopped, bytes. Devices need not say, and those that say it in two ways need not say the same: the
  * larger number counts.
@@ -117,7 +122,7 @@ export async function expectedStateBytes({ handle, hasPrecopy }: SourceDevice): 
   return Math.max(Number(stopped), Number((running ?? nothing).initialBytes + (running ?? nothing).dirtyBytes));
 }
 
-async function unlessUnsaid<T>(answer: Promise<T>, unsaid: T): Promise<T> {
+async function unlessUnsaid<T, U>(answer: Promise<T>, unsaid: U): Promise<T | U> {
   try {
     return await answer;
   } catch (error) {

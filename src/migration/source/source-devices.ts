@@ -5,6 +5,7 @@ import { MigrationState, VfioError } from '../../uapi/index.js';
 import { inStep } from '../devices/in-step.js';
 import { FrameType } from '../stream/stream-format.js';
 import {
+  askAnything,
   type DeviceReport,
   expectedStateBytes,
   isRunningHere,
@@ -193,7 +194,12 @@ export class SourceDevices {
     return false;
   }
 
-  /** How much the devices expect to send when they are stopped, bytes. */
+  /** Asks every device for something small, one after the other: how long that takes is how busy they are. */
+  async ask(): Promise<void> {
+    for (const device of this.#devices) await askAnything(device);
+  }
+
+  /** How much the devices expect to send when they are stopped, bytes. To say so, a device may have to go over all of its state. */
   async expectedStateBytes(): Promise<number> {
     let bytes = 0;
     for (const device of this.#devices) bytes += await expectedStateBytes(device);

@@ -161,6 +161,8 @@ export interface Hello {
   ownership?: HelloOwnership | undefined;
   /** The source wants to know how a migration would be, and moves nothing. */
   purpose?: 'rehearsal' | undefined;
+  /** In the destination's HELLO: how long its devices took to answer a request, milliseconds. What is none, or negative, counts as not said. */
+  requestMs?: number | undefined;
 }
 
 /** A frame's header, taken apart. */
@@ -247,7 +249,7 @@ export function encodeHello(hello: Hello): Uint8Array {
 export function decodeHello(payload: Uint8Array): Hello {
   const value = parseJson(payload) as Partial<Record<keyof Hello, unknown>>;
   const { versions, features, requires, pageSize, memory, devices, timeoutMs } = value;
-  const { token, connections, ownership, purpose } = value;
+  const { token, connections, ownership, purpose, requestMs } = value;
   const isNumber = (item: unknown): item is number => Number.isInteger(item);
   if (!isNumber(pageSize) || !Array.isArray(memory) || !Array.isArray(devices)) {
     throw badFrame('HELLO', 'a member is missing or of a wrong type');
@@ -264,6 +266,7 @@ export function decodeHello(payload: Uint8Array): Hello {
     timeoutMs,
   };
   if (purpose !== undefined) hello.purpose = decodePurpose(purpose);
+  if (isDuration(requestMs)) hello.requestMs = requestMs;
   if (connections !== undefined) {
     if (!isNumber(connections) || connections < 1) throw badFrame('connections', 'must be a whole number from 1 on');
     hello.connections = connections;
@@ -271,6 +274,11 @@ export function decodeHello(payload: Uint8Array): Hello {
   if (token !== undefined) hello.token = decodeToken(token);
   if (ownership !== undefined) hello.ownership = decodeOwnership(ownership);
   return hello;
+}
+
+/** Times are for reports and estimates alone: nothing is refused for one. */
+function isDuration(item: unknown): item is number {
+  return typeof item === 'number' && Number.isFinite(item) && item >= 0;
 }
 
 function decodePurpose(item: unknown): 'rehearsal' {
@@ -366,7 +374,7 @@ export function decodeTimes(payload: Uint8Array): Times {
   const said: Times = {};
   for (const name of ['loadMs', 'resumeMs'] as const) {
     const value = times[name];
-    if (typeof value === 'number' && Number.isFinite(value) && value >= 0) said[name] = value;
+    if (isDuration(value)) said[name] = value;
   }
   return said;
 }
