@@ -264,7 +264,8 @@ class MigrationSource {
       ...(ownership && { ownership: { self: ownership.self, record: this.#held } }),
     });
     this.#destinationName = theirs.ownership?.self ?? '';
-    if (lanesOf(connections, theirs.connections) > 0) await this.#openLanes(link, theirs);
+    const lanes = lanesOf(connections, theirs.connections);
+    if (lanes > 0) await this.#openLanes(link, theirs, lanes);
     return link;
   }
 
@@ -281,8 +282,12 @@ class MigrationSource {
     return agreement!.features.has(LZ4_FEATURE) ? (this.#options.compression ?? 'auto') : 'off';
   }
 
-  async #openLanes(link: SourceLink, theirs: Hello): Promise<void> {
+  async #openLanes(link: SourceLink, theirs: Hello, agreed: number): Promise<void> {
     const ports = decodeLanePorts(await link.expect(FrameType.LANES));
+    if (ports.length !== agreed) {
+      const message = `there are ${ports.length}, for the ${agreed} lanes that were agreed on`;
+      throw new VfioError('EBADMSG', { operation: 'LANES', field: 'ports', message });
+    }
     const lanes = new MemoryLanes({
       host: this.#options.to.host,
       tls: this.#options.tls,
