@@ -287,6 +287,22 @@ describe('memory lanes in trouble', () => {
     expect(bytesOf(destination).equals(bytesOf(source))).toBe(true);
   });
 
+  it('write no page of memory that they have let go of, and refuse it', async () => {
+    const { source, destination, sending, receiving, failures } = await pairOf(1, [500]);
+    await sending.joined();
+    await receiving.letGoOfMemory();
+    await expect(sendAll(sending, source)).rejects.toThrow(/range 0 do not exist/);
+    await vi.waitFor(() => expect(failures).toMatchObject([{ errno: 'EBADMSG' }]), 5000);
+    expect(bytesOf(destination).every(byte => byte === 0)).toBe(true);
+  });
+
+  it('leave nobody waiting for them to know of other memory when they are closed', async () => {
+    const { receiving } = await pairOf(2, [500]);
+    const told = receiving.useMemory(machineOf([600]));
+    await Promise.all([expect(told).rejects.toMatchObject({ errno: 'ECANCELED' }), receiving.close()]);
+    await expect(receiving.useMemory(machineOf([600]))).rejects.toMatchObject({ errno: 'ECANCELED' });
+  });
+
   it('leave no thread, port or descriptor behind, whenever they are closed', async () => {
     const warm = await pairOf(1, [10]);
     await warm.sending.close();

@@ -1,9 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import { readdirSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
+import { Duplex } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import fc from 'fast-check';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import {
   encodeControlFrame,
   FrameChannel,
@@ -14,7 +15,8 @@ import {
 import { dialTo } from '../../src/migration/link/dial.js';
 import { readFirstFrame } from '../../src/migration/link/first-frame.js';
 import { decodeResume, encodeResume, type Resume } from '../../src/migration/link/resume.js';
-import type { VfioError } from '../../src/uapi/index.js';
+import { encodeFrameHeader, FRAME_HEADER_SIZE } from '../../src/migration/stream/stream-format.js';
+import { VfioError } from '../../src/uapi/index.js';
 import { hashOf, type Link, move, tamperedLink, twoHosts } from './two-hosts.js';
 
 const opened: { close(): unknown }[] = [];
@@ -130,6 +132,138 @@ function truncateAt(place: number): Tamper {
     return piece.subarray(0, place - offset);
   };
 }
+
+/** An end of a channel that says what a test wants, bytes and all: it takes the connections of the other one by one. */
+async function scriptedEnd() {
+  const connections: ((socket: Socket) => void)[] = [];
+  const sockets: Socket[] = [];
+  const waiting: Socket[] = [];
+  const server = createServer(socket => {
+    socket.on('error', () => {});
+    sockets.push(socket);
+    const taker = connections.shift();
+    if (taker === undefined) waiting.push(socket);
+    else taker(socket);
+  });
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', () => resolve()));
+  const end = {
+    address: { host: '127.0.0.1', port: (server.address() as { port: number }).port },
+    connection: (): Promise<Socket> => {
+      const socket = waiting.shift();
+      return socket === undefined ? new Promise(resolve => connections.push(resolve)) : Promise.resolve(socket);
+    },
+    get connections() {
+      return sockets.length;
+    },
+    async close() {
+      for (const socket of sockets) socket.destroy();
+      await new Promise(resolve => server.close(resolve));
+    },
+  };
+  opened.push(end);
+  return end;
+}
+
+/** DIGEST frames from `first` on, each with its number in its payload. */
+function frames(first: number, count: number): Buffer {
+  return Buffer.concat(
+    Array.from({ length: count }, (_, index) => {
+      const payload = Uint8Array.of(first + index);
+      const header = new Uint8Array(FRAME_HEADER_SIZE);
+      encodeFrameHeader(header, FrameType.DIGEST, first + index, payload);
+      return Buffer.concat([header, payload]);
+    }),
+  );
+}
+
+describe('an end of a channel, whatever the other end says,', () => {
+  /** A channel of which the first connection brought so many frames in one piece, and is lost; the second waits for an answer to RESUME. */
+  async function lostAfter(count: number) {
+    const far = await scriptedEnd();
+    const events: LinkEvent[] = [];
+    const onLinkEvent = (event: LinkEvent) => events.push(event);
+    const channel = new FrameChannel({ timeoutMs: 2000, dial: dialTo(far.address), onLinkEvent });
+    opened.push({ close: () => channel.destroy() });
+    channel.token = randomBytes(16);
+    await channel.connect();
+    const first = await far.connection();
+    first.write(frames(0, count));
+    const taken = await channel.expect(FrameType.DIGEST);
+    expect(taken).toEqual(Uint8Array.of(0));
+    first.resetAndDestroy();
+    // Read by the test: no socket gives a sign of its loss while its end reads nothing.
+    const second = await far.connection();
+    const { payload } = await readFirstFrame(second, 2000);
+    return { far, channel, events, second, resume: decodeResume(payload) };
+  }
+
+  it('takes no frame of a lost connection after it has said where it is', async () => {
+    // Two are taken in at a time: the others were there, and not looked at.
+    const { far, channel, events, second, resume } = await lostAfter(5);
+    expect(resume).toMatchObject({ next: 2, applied: 0 });
+    expect(await channel.expect(FrameType.DIGEST)).toEqual(Uint8Array.of(1));
+    second.write(encodeControlFrame(FrameType.RESUME, encodeResume({ ...resume, next: 0, applied: 0 })));
+    second.write(frames(2, 3));
+    for (let frame = 2; frame < 5; frame++) {
+      expect(await channel.expect(FrameType.DIGEST)).toEqual(Uint8Array.of(frame));
+    }
+    expect(events.map(({ event }) => event)).toEqual(['link-lost', 'link-resumed']);
+    expect(far.connections).toBe(2);
+  });
+
+  it('says what it has applied since it said where it is, when a connection goes on', async () => {
+    const { channel, second, resume } = await lostAfter(1);
+    expect(resume).toMatchObject({ next: 1, applied: 0 });
+    channel.next().catch(() => {});
+    second.write(encodeControlFrame(FrameType.RESUME, encodeResume({ ...resume, next: 0, applied: 0 })));
+    const answer = readFirstFrame(second, 2000);
+    second.resume();
+    const { type, payload } = await answer;
+    expect({ type, payload: [...payload] }).toEqual({ type: FrameType.ACK, payload: [1, 0, 0, 0] });
+  });
+
+  it('fails when frames come that nobody waits for, and hide what it waits for', async () => {
+    const far = await scriptedEnd();
+    const channel = new FrameChannel({ timeoutMs: 600, dial: dialTo(far.address) });
+    opened.push({ close: () => channel.destroy() });
+    await channel.connect();
+    const socket = await far.connection();
+    socket.resume();
+    socket.write(frames(0, 3));
+    await channel.send(FrameType.PASS, new Uint8Array(4));
+    await expect(channel.flush()).rejects.toMatchObject({ errno: 'EPROTO', message: expect.stringMatching(/nobody/) });
+  });
+
+  it('keeps few acknowledgements for a peer that sends much and reads nothing', async () => {
+    const unread: (() => void)[] = [];
+    const socket = new Duplex({ read() {}, write: (_chunk, _encoding, done) => void unread.push(done) });
+    const channel = new FrameChannel({ timeoutMs: 60_000 });
+    opened.push({ close: () => channel.destroy() });
+    channel.begin(socket);
+    for (let first = 0; first < 8000; first += 100) {
+      socket.push(Buffer.concat(Array.from({ length: 100 }, (_, index) => frames(first + index, 1))));
+      for (let index = 0; index < 100; index++) await channel.expect(FrameType.DIGEST);
+    }
+    expect(socket.writableLength).toBeLessThan(2 * socket.writableHighWaterMark);
+    // As soon as it reads it hears of all.
+    const heard = new Promise(resolve => socket.once('drain', resolve));
+    channel.next().catch(() => {});
+    while (unread.length > 0) unread.shift()!();
+    await heard;
+    await vi.waitFor(() => expect(unread).toHaveLength(1));
+  });
+
+  it('says that it gives up by the next connection, when the last one is lost', async () => {
+    const { dialling, listening, link } = await twoEnds();
+    await sendAll(dialling, []);
+    const reason = listening.next().catch((error: unknown) => error);
+    link.cut();
+    while (dialling.isConnected) await new Promise(resolve => setImmediate(resolve));
+    const error = new VfioError('ECANCELED', { operation: 'test', message: 'enough of it' });
+    await dialling.abort({ error, mayRun: false });
+    expect(await reason).toMatchObject({ errno: 'ECONNABORTED', message: expect.stringMatching(/enough of it/) });
+  });
+});
 
 describe('a channel over connections that break', () => {
   it('brings each frame once and in order, wherever the first connection ends, in either direction', async () => {

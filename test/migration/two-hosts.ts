@@ -83,6 +83,8 @@ export function hashOf(side: Host): string {
 /** A TCP link in between, which a test can make worse. */
 export interface Link {
   address: { host: string; port: number };
+  /** Cuts the connections that there are now. */
+  cut(): void;
   close(): Promise<void>;
 }
 
@@ -105,10 +107,14 @@ export async function tamperedLink(
   });
   await new Promise<void>(resolve => server.listen(listen, () => resolve()));
   const address = server.address() as { address: string; port: number };
+  const cut = () => {
+    for (const socket of sockets) socket.destroy();
+  };
   return {
     address: { host: address.address, port: address.port },
+    cut,
     async close() {
-      for (const socket of sockets) socket.destroy();
+      cut();
       await new Promise(resolve => server.close(resolve));
     },
   };

@@ -45,8 +45,12 @@ export class MigrationReceiver {
     this.#finished.catch(() => {});
   }
 
-  /** Begins to listen. @throws VfioError EADDRINUSE, EACCES… as the system says */
-  static listen(options: ReceiveOptions): Promise<MigrationReceiver> {
+  /** Begins to listen. @throws VfioError EINVAL for a number of connections that is none; EADDRINUSE, EACCES… as the system says */
+  static async listen(options: ReceiveOptions): Promise<MigrationReceiver> {
+    const { connections = 1 } = options;
+    if (!(Number.isInteger(connections) && connections >= 1)) {
+      throw new VfioError('EINVAL', { operation: 'receive', field: 'connections', message: `${connections}` });
+    }
     const receiver = new MigrationReceiver(options);
     const { server } = receiver.#door;
     return new Promise((resolve, reject) => {

@@ -1,6 +1,6 @@
 import { lookup } from 'node:dns/promises';
-import type { VfioError } from '../../uapi/index.js';
-import type { MachineMemory } from '../memory/machine-memory.js';
+import { VfioError } from '../../uapi/index.js';
+import { MachineMemory } from '../memory/machine-memory.js';
 import { ReceivingLane, type ReceivingLaneOptions } from './receiving-lane.js';
 
 /** What {@link ReceivingLanes} are made of. */
@@ -15,19 +15,20 @@ export interface ReceivingLanesOptions extends Omit<ReceivingLaneOptions, 'lane'
 /** The destination's ends of all lanes. Where one fails, all have failed. */
 export class ReceivingLanes {
   readonly #lanes: readonly ReceivingLane[];
+  /** Never done: why nothing more is to be expected of the lanes. */
   readonly #failed: Promise<never>;
+  #reject!: (error: VfioError) => void;
 
   private constructor(
     open: (onFailed: (error: VfioError) => void) => readonly ReceivingLane[],
     onFailed: (error: VfioError) => void,
   ) {
-    let reject!: (error: VfioError) => void;
-    this.#failed = new Promise((_, rejectAll) => {
-      reject = rejectAll;
+    this.#failed = new Promise((_, reject) => {
+      this.#reject = reject;
     });
     this.#failed.catch(() => {});
     this.#lanes = open(error => {
-      reject(error);
+      this.#reject(error);
       onFailed(error);
     });
   }
@@ -62,14 +63,20 @@ export class ReceivingLanes {
 
   /**
    * Range numbers mean this memory from now on, which all threads know when this is done. Nothing of the memory before may be under way.
-   * @throws VfioError EBADF when memory is closed, why a lane has failed
+   * @throws VfioError EBADF when memory is closed, ECANCELED when the lanes are, why a lane has failed
    */
   async useMemory(memory: MachineMemory): Promise<void> {
     await Promise.race([Promise.all(this.#lanes.map(lane => lane.useMemory(memory))), this.#failed]);
   }
 
+  /** No thread writes any memory from here on: a page that comes all the same is refused. @throws VfioError as {@link ReceivingLanes.useMemory} */
+  async letGoOfMemory(): Promise<void> {
+    await this.useMemory(new MachineMemory([]));
+  }
+
   /** Ends threads, ports and connections: done when nothing of them is left, and nothing of them writes memory any more. Idempotent. */
   async close(): Promise<void> {
+    this.#reject(new VfioError('ECANCELED', { operation: 'receive', message: 'the lanes were closed' }));
     await Promise.all(this.#lanes.map(lane => lane.close()));
   }
 }

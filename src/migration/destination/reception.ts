@@ -254,6 +254,8 @@ export class Reception {
           await this.#channel.send(FrameType.INITIAL_DATA_LOADED);
           break;
         case FrameType.MEMORY_MAP:
+          // What is gone is somebody else's as soon as it is given back, whatever still comes on a lane.
+          await this.#lanes?.letGoOfMemory();
           await this.#memory!.follow(payload);
           await this.#lanes?.useMemory(this.#memory!.current);
           await this.#channel.send(FrameType.MEMORY_MAPPED);

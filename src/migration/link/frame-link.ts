@@ -8,6 +8,8 @@ const LINGER_MS = 1000;
 /** What happens to a connection. */
 export interface FrameLinkEvents {
   onPiece(piece: Uint8Array): void;
+  /** What was written has left. */
+  onDrained(): void;
   /** Nothing more comes: the peer has closed it, or it broke. */
   onLost(error: VfioError): void;
 }
@@ -22,6 +24,7 @@ export class FrameLink {
     this.#events = events;
     if ('setNoDelay' in socket && typeof socket.setNoDelay === 'function') socket.setNoDelay(true);
     socket.on('data', (piece: Uint8Array) => this.#events?.onPiece(piece));
+    socket.on('drain', () => this.#events?.onDrained());
     socket.on('error', error =>
       this.#lose(isTlsError(error) ? tlsRefusal(error) : asVfioError(error, 'migration stream', 'ECONNRESET')),
     );
@@ -35,6 +38,11 @@ export class FrameLink {
   /** Whether nothing waits to leave. */
   get isIdle(): boolean {
     return this.#socket.writableLength === 0;
+  }
+
+  /** Whether so much waits to leave that whoever can should wait: {@link FrameLinkEvents.onDrained} says how long. */
+  get isBacklogged(): boolean {
+    return this.#socket.writableNeedDrain;
   }
 
   /** Whether the peer is kept from sending. */

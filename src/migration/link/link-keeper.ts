@@ -1,6 +1,7 @@
 import { timingSafeEqual } from 'node:crypto';
 import { performance } from 'node:perf_hooks';
 import type { Duplex } from 'node:stream';
+import { setTimeout as delay } from 'node:timers/promises';
 import { asVfioError, VfioError } from '../../uapi/index.js';
 import { backOff } from '../ownership/pause.js';
 import { encodeControlFrame, FrameType } from '../stream/stream-format.js';
@@ -32,8 +33,14 @@ export interface LinkUser {
   progress(): number;
   /** The frames that the other end has not got, for the connection that comes. @throws VfioError EPROTO for a place that cannot be */
   framesBehind(theirs: Place): Uint8Array[];
-  /** A connection begins, with nothing of the last one. */
+  /** A connection is gone, and another may follow: what it left unfinished comes again. */
+  onUnlinked(): void;
+  /** A connection begins. The other end knows what {@link LinkUser.place} said last. */
   onLinked(): void;
+  /** All that was written has left: there is room for more. */
+  onDrained(): void;
+  /** Whether this end waits for words of the other, and takes none in. */
+  isStuck(): boolean;
   /** The other end has given up. */
   onAbort(payload: Uint8Array): void;
   /** There will be no other connection. */
@@ -133,7 +140,7 @@ export class LinkKeeper {
     const frames = this.#user.framesBehind(theirs);
     if (this.#link !== undefined) {
       const error = new VfioError('ECONNRESET', { operation: 'migration stream', message: 'the other end came again' });
-      this.#link.destroy();
+      this.#letGo();
       this.#noteLoss(error);
     }
     this.#connection = theirs.connection;
@@ -150,6 +157,14 @@ export class LinkKeeper {
   linked(): Promise<void> {
     if (this.#link !== undefined || this.#isOver) return Promise.resolve();
     return new Promise(resolve => this.#whenLinked.push(resolve));
+  }
+
+  /** Done when a connection that was lost is replaced, or does not come within so many milliseconds; at once when there is nothing to wait for. */
+  async linkedWithin(milliseconds: number): Promise<void> {
+    if (this.#lost === undefined || this.#isOver) return;
+    const linked = new AbortController();
+    await Promise.race([this.linked(), delay(milliseconds, undefined, { signal: linked.signal }).catch(() => {})]);
+    linked.abort();
   }
 
   /** This end takes nothing more from the connection. Another may follow. */
@@ -196,6 +211,7 @@ export class LinkKeeper {
     this.#heardAt = performance.now();
     const link = new FrameLink(socket, {
       onPiece: piece => this.#hear(piece),
+      onDrained: () => this.#user.onDrained(),
       onLost: error => this.#lose(error),
     });
     this.#link = link;
@@ -230,10 +246,15 @@ export class LinkKeeper {
   }
 
   #replace(error: VfioError): void {
-    this.#link?.destroy();
-    this.#link = undefined;
+    this.#letGo();
     this.#noteLoss(error);
     if (this.#options.dial !== undefined) void this.#redial(this.#options.dial);
+  }
+
+  #letGo(): void {
+    this.#link?.destroy();
+    this.#link = undefined;
+    this.#user.onUnlinked();
   }
 
   get #canResume(): boolean {
@@ -275,6 +296,7 @@ export class LinkKeeper {
   async #resume(socket: Duplex, signal: AbortSignal): Promise<boolean> {
     const leave = () => socket.destroy();
     signal.addEventListener('abort', leave, { once: true });
+    if (signal.aborted) leave();
     try {
       this.#connection++;
       const theirs = await this.#greet(socket);
@@ -345,7 +367,11 @@ export class LinkKeeper {
 
   #checkSilence(link: FrameLink, now: number): void {
     if (link.isIdle) link.write(encodeControlFrame(FrameType.KEEP_ALIVE, new Uint8Array(0)));
-    if (link.isPaused || now - this.#heardAt < this.#silenceMs) return;
+    if (now - this.#heardAt < this.#silenceMs) return;
+    if (link.isPaused) {
+      if (this.#user.isStuck()) this.fail(unasked());
+      return;
+    }
     const message = `nothing came for ${Math.round(now - this.#heardAt)} ms`;
     this.drop(new VfioError('ETIMEDOUT', { operation: 'migration stream', message }));
   }
@@ -356,6 +382,12 @@ export class LinkKeeper {
     const message = `the link was not back within ${Math.round(this.patienceMs)} ms: ${this.#lost.error.message}${since}`;
     this.fail(new VfioError('ETIMEDOUT', { operation: 'migration stream', message, cause: this.#lost.error }));
   }
+}
+
+/** Its acknowledgements are behind them in the connection. */
+function unasked(): VfioError {
+  const message = 'the other end sends frames that nobody here waits for, and acknowledges none';
+  return new VfioError('EPROTO', { operation: 'migration stream', message });
 }
 
 function stale(message: string): VfioError {

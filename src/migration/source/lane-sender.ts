@@ -1,5 +1,5 @@
 import type { Duplex } from 'node:stream';
-import { asVfioError } from '../../uapi/index.js';
+import { asVfioError, VfioError } from '../../uapi/index.js';
 import { channelOfLane, encodeJoin } from '../lane/join.js';
 import { type FailureWord, failureWord } from '../lane/lane-thread.js';
 import { dialTo } from '../link/dial.js';
@@ -26,6 +26,8 @@ export class LaneSender {
   readonly #places: readonly SharedPageList[];
   readonly #list = new PageList();
   readonly #encoder: MemoryEncoder;
+  /** Aborted when the lane must have been taken. */
+  readonly #joinBy: AbortSignal;
   #hasJoined = false;
   #work: Promise<void>;
 
@@ -40,6 +42,7 @@ export class LaneSender {
       dial: signal => this.#dial(signal),
       onLinkEvent: event => this.#say(wordOf(event)),
     });
+    this.#joinBy = AbortSignal.timeout(start.timeoutMs);
     this.#channel.token = start.token;
     this.#channel.keepAlive(start.peerTimeoutMs);
     this.#work = this.#open();
@@ -82,7 +85,7 @@ export class LaneSender {
       try {
         await this.#channel.connect();
       } catch (error) {
-        if (attempt === MOST_ATTEMPTS) throw error;
+        if (attempt === MOST_ATTEMPTS || this.#joinBy.aborted) throw error;
         await backOff(attempt, undefined);
       }
     }
@@ -96,8 +99,11 @@ export class LaneSender {
 
   /** The first connection begins with JOIN; later ones with RESUME, which is the channel's own business. */
   async #dial(signal: AbortSignal): Promise<Duplex> {
-    const socket = await dialTo(this.#start.to, this.#start.tls)(signal);
-    if (this.#hasJoined) return socket;
+    const dial = dialTo(this.#start.to, this.#start.tls);
+    if (this.#hasJoined) return dial(signal);
+    const socket = await dial(AbortSignal.any([signal, this.#joinBy])).catch(cause => {
+      throw this.#joinBy.aborted ? this.#unreachable(cause) : cause;
+    });
     try {
       socket.write(encodeControlFrame(FrameType.JOIN, encodeJoin(this.#start)));
       const { type, payload } = await readFirstFrame(socket, this.#start.timeoutMs);
@@ -109,6 +115,13 @@ export class LaneSender {
       socket.destroy();
       throw error;
     }
+  }
+
+  /** Where a firewall lets only the migration's own port through, nobody answers at all. */
+  #unreachable(cause: unknown): VfioError {
+    const { to, timeoutMs } = this.#start;
+    const message = `${to.host}:${to.port} did not answer within ${timeoutMs} ms`;
+    return new VfioError('ETIMEDOUT', { operation: 'connect', message, cause });
   }
 
   #fail(cause: unknown): void {

@@ -1,4 +1,4 @@
-import { asVfioError, type VfioError } from '../../uapi/index.js';
+import { asVfioError, VfioError } from '../../uapi/index.js';
 import { decodeLanePorts, lanesOf } from '../lane/lane-ports.js';
 import type { TlsIdentity } from '../link/tls-identity.js';
 import type { MachineMemory } from '../memory/machine-memory.js';
@@ -44,16 +44,20 @@ export class Route {
   async open(ours: Hello, memory: MachineMemory): Promise<Hello> {
     await this.link.connect();
     const theirs = await this.link.agree(ours);
-    const hasLanes = lanesOf(ours.connections ?? 1, theirs.connections) > 0;
-    if (hasLanes) await this.#openLanes(theirs, memory);
+    const lanes = lanesOf(ours.connections ?? 1, theirs.connections);
+    if (lanes > 0) await this.#openLanes(theirs, memory, lanes);
     this.#lane = this.#lanes ?? new ControlLane(memory, this.link, this.#compression);
     return theirs;
   }
 
-  async #openLanes(theirs: Hello, memory: MachineMemory): Promise<void> {
+  async #openLanes(theirs: Hello, memory: MachineMemory, agreed: number): Promise<void> {
     const { to, tls, onLinkEvent, interruption } = this.#options;
     const { channel } = this.link;
     const ports = decodeLanePorts(await this.link.expect(FrameType.LANES));
+    if (ports.length !== agreed) {
+      const message = `there are ${ports.length}, for the ${agreed} lanes that were agreed on`;
+      throw new VfioError('EBADMSG', { operation: 'LANES', field: 'ports', message });
+    }
     const lanes = new MemoryLanes({
       host: to.host,
       tls,

@@ -23,6 +23,9 @@ export { unexpected };
 /** An acknowledgement is due after so many frames: a quarter of what a sender keeps. */
 const FRAMES_TO_ACKNOWLEDGE = 2;
 
+/** How long a link that is lost is waited for with the word that this end gives up, milliseconds. */
+const LAST_WORD_MS = 1000;
+
 /** What a {@link FrameChannel} is made of. */
 export interface FrameChannelOptions {
   /** The channel's number in its session; default 0, the migration's own. */
@@ -59,8 +62,9 @@ export class FrameChannel {
   readonly #inbox = new Inbox(frame => this.#takeControl(frame));
   readonly #window = new SendWindow();
   #reader: { resolve: (frame: Frame) => void; reject: (error: unknown) => void } | undefined;
-  /** The sequence up to which the other end knows what was applied here. */
+  /** The sequence up to which the other end was told what was applied here, on the connection that is there; and in the last RESUME. */
   #acknowledged = 0;
+  #resumedAt = 0;
   /** The channel is of no use any more. */
   #failure: VfioError | undefined;
   /** This end has given up: nothing more is taken or sent, but the last word. */
@@ -79,18 +83,25 @@ export class FrameChannel {
   #linkUser(): LinkUser {
     return {
       onPiece: piece => this.#takePiece(piece),
-      place: () => ({ next: this.#inbox.next, applied: this.#inbox.applied }),
+      place: () => {
+        this.#resumedAt = this.#inbox.applied;
+        return { next: this.#inbox.next, applied: this.#inbox.applied };
+      },
       progress: () => this.#inbox.next + this.#window.acknowledged,
       framesBehind: theirs => {
         const frames = this.#window.from(theirs.next);
         this.#window.acknowledge(Math.min(theirs.applied, theirs.next));
         return frames;
       },
+      onUnlinked: () => this.#inbox.restart(),
       onLinked: () => {
-        this.#inbox.restart();
-        this.#acknowledged = this.#inbox.applied;
+        // Frames may have been applied since this end said where it was.
+        this.#acknowledged = this.#resumedAt;
+        if (this.#reader !== undefined) this.#acknowledge();
         if (this.#inbox.isFull) this.#keeper.link?.pause();
       },
+      onDrained: () => this.#acknowledge(),
+      isStuck: () => this.#inbox.isFull && this.#window.isAwaited,
       onAbort: payload => this.#takeAbort(payload),
       onFailed: error => this.#fail(error),
     };
@@ -226,7 +237,9 @@ export class FrameChannel {
 
   #acknowledge(): void {
     const { applied } = this.#inbox;
-    if (applied === this.#acknowledged || this.#keeper.link === undefined) return;
+    const { link } = this.#keeper;
+    // A peer that sends much and reads nothing must not fill the memory here: one word for all is due when there is room.
+    if (applied === this.#acknowledged || link === undefined || link.isBacklogged) return;
     const payload = new Uint8Array(4);
     viewOf(payload).setUint32(0, applied, true);
     this.#writeControl(FrameType.ACK, payload);
@@ -327,7 +340,7 @@ export class FrameChannel {
     if (this.#givenUp !== undefined) throw this.#givenUp;
   }
 
-  /** Gives up, tells the peer why, as far as that still works, and closes; a second at most. */
+  /** Gives up, tells the peer why, as far as that still works, and closes: a second at most, and another for a link that is lost to come back. */
   abort(abort: Abort): Promise<void> {
     this.#farewell ??= this.#leave(abort);
     return this.#farewell;
@@ -335,6 +348,8 @@ export class FrameChannel {
 
   async #leave(abort: Abort): Promise<void> {
     this.giveUp(abort.error);
+    // Without the word the other end would wait for this one as long as it is patient.
+    if (!this.isConnected) await this.#keeper.linkedWithin(LAST_WORD_MS);
     if (this.isConnected && this.#peerAbort === undefined) {
       this.#writeControl(FrameType.ABORT, encodeAbort(abort));
       await this.end();

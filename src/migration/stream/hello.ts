@@ -11,6 +11,9 @@ export const REHEARSAL_FEATURE = 'rehearsal';
 /** What this release can do beyond the version of its stream. A name that was once given out keeps its meaning. */
 export const FEATURES: readonly string[] = [LZ4_FEATURE, REHEARSAL_FEATURE];
 
+/** Most characters of what either end is that an error quotes. */
+const MOST_WORDS = 500;
+
 /** What this release says of itself in HELLO. */
 export const OWN_PROTOCOL = { versions: STREAM_VERSIONS, features: FEATURES, requires: [] } satisfies Partial<Hello>;
 
@@ -82,7 +85,14 @@ function describeOwnership({ ownership }: Hello): string {
 
 function requireEqual(field: string, ours: string | number, theirs: string | number): void {
   if (ours === theirs) return;
-  throw new VfioError('EINVAL', { operation: 'HELLO', field, message: `here ${ours}, at the other end ${theirs}` });
+  const message = `here ${shortened(ours)}, at the other end ${shortened(theirs)}`;
+  throw new VfioError('EINVAL', { operation: 'HELLO', field, message });
+}
+
+/** What the other end says may be as long as a frame. */
+function shortened(value: string | number): string {
+  const text = `${value}`;
+  return text.length <= MOST_WORDS ? text : `${text.slice(0, MOST_WORDS)}… (${text.length} characters)`;
 }
 
 function describeMemory({ memory }: Hello): string {

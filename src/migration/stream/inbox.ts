@@ -66,7 +66,7 @@ export class Inbox {
     this.#parse();
   }
 
-  /** Another connection begins: what the last one left unfinished comes again. */
+  /** The connection is gone: what it left unfinished comes again on the next. */
   restart(): void {
     this.#pieces.length = 0;
     this.#parsing = undefined;

@@ -29,6 +29,11 @@ export class SendWindow {
     return this.#acknowledged + this.#sent.length;
   }
 
+  /** Whether somebody waits for the other end to acknowledge. */
+  get isAwaited(): boolean {
+    return this.#waiting.length > 0 || this.#flushes.length > 0;
+  }
+
   /** A buffer for a frame, as soon as one is free. @throws what {@link SendWindow.fail} was told */
   buffer(): Promise<Uint8Array> | Uint8Array {
     const free = this.#free.pop();
