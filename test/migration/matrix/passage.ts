@@ -11,8 +11,7 @@ export interface TlsEnds {
 
 /** A connection through the link, from whoever has dialled to where it leads. */
 export class Passage {
-  /** The connections below TLS. */
-  readonly #sockets: Socket[];
+  #sockets: Socket[];
 
   /** @param dialled where it begins */
   constructor(dialled: Socket) {
@@ -21,25 +20,29 @@ export class Passage {
   }
 
   get isCut(): boolean {
-    return this.#sockets[0]!.destroyed;
+    return this.#sockets.some(socket => socket.destroyed);
   }
 
   /** Leads it on. What closes one half closes the other. @param tls ends here, and begins anew */
   leadTo(port: number, tls: TlsEnds | undefined): { incoming: Socket; outgoing: Socket } {
     const [dialled] = this.#sockets as [Socket];
     const onward = connect({ host: '127.0.0.1', port });
-    this.#sockets.push(onward);
     const incoming = tls === undefined ? dialled : asDestination(dialled, tls.destination);
     const outgoing = tls === undefined ? onward : asSource(onward, tls.source);
+    this.#sockets = [incoming, outgoing];
     for (const end of [incoming, outgoing, onward]) end.on('error', () => this.cut());
     incoming.on('close', () => outgoing.destroy());
     outgoing.on('close', () => incoming.destroy());
     return { incoming, outgoing };
   }
 
-  /** Resets it. Idempotent. */
+  /** Ends it without a word. Idempotent. */
   cut(): void {
-    for (const socket of this.#sockets) if (!socket.destroyed) socket.resetAndDestroy();
+    for (const socket of this.#sockets) {
+      // What lies below TLS is TLS's own: reset behind its back it would stay open.
+      if (socket instanceof TLSSocket) socket.destroy();
+      else if (!socket.destroyed) socket.resetAndDestroy();
+    }
   }
 }
 
