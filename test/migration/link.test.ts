@@ -335,7 +335,7 @@ describe('a channel over connections that break', () => {
     ]);
   });
 
-  it('fails with the first reason and its place when three connections bring nothing on', async () => {
+  it('fails with the first reason and its place when the same frame comes damaged three times', async () => {
     const ends = await twoEnds({
       forth: (piece, offset) => {
         if (offset + piece.length <= 150) return piece;
@@ -350,6 +350,23 @@ describe('a channel over connections that break', () => {
     await expect(taking).rejects.toThrow(/the checksum of DIGEST \(frame 0\) is wrong/);
     ends.listening.destroy();
     expect(await sent).toBeInstanceOf(Error);
+  });
+
+  it('goes on when many connections in a row bring nothing on, and the next one does', async () => {
+    // Cut after the first piece, the word where the other end is.
+    const ends = await twoEnds({ forth: onFirst(6, cutAt(100)) });
+    await exchange(ends, 3, 200);
+    expect(ends.events.filter(({ event }) => event === 'link-resumed').length).toBeGreaterThan(3);
+  });
+
+  it('fails with the first reason when connections bring nothing on for as long as it is patient', async () => {
+    const ends = await twoEnds({ forth: cutAt(100), timeoutMs: 400 });
+    const taking = takeAll(ends.listening, 1).catch((error: VfioError) => error);
+    const sent = sendAll(ends.dialling, [Buffer.alloc(300)]);
+    await expect(sent).rejects.toThrow(/ECONNRESET|was closed/);
+    expect(ends.events.filter(({ event }) => event === 'link-lost').length).toBeGreaterThan(3);
+    ends.listening.destroy();
+    expect(await taking).toBeInstanceOf(Error);
   });
 
   it('keeps eight frames at most for an end that acknowledges none', async () => {

@@ -8,6 +8,7 @@ import { encodeControlFrame, FrameType } from '../stream/stream-format.js';
 import { unexpected } from '../stream/unexpected.js';
 import { readFirstFrame } from './first-frame.js';
 import { FrameLink } from './frame-link.js';
+import { Losses } from './losses.js';
 import { decodeResume, encodeResume, type Resume } from './resume.js';
 
 /** Makes a connection to the other end. @throws why there is none; also, soon, when the signal says that it is not wanted any more */
@@ -57,8 +58,8 @@ export interface LinkKeeperOptions {
   onLinkEvent?: ((event: LinkEvent) => void) | undefined;
 }
 
-/** So many connections in a row that bring nothing on are no accident. */
-const MOST_LOSSES = 3;
+/** So many connections in a row that end without an answer to the first frame are no accident. */
+const MOST_UNANSWERED = 3;
 /** A peer that lives gives a sign four times as often. */
 const MOST_SILENCE_MS = 1000;
 
@@ -82,10 +83,9 @@ export class LinkKeeper {
   #lost: { at: number; error: VfioError } | undefined;
   /** Why the last connection that was tried came to nothing. */
   #dialError: VfioError | undefined;
-  #losses = 0;
-  #firstError: VfioError | undefined;
-  #progressAtLoss = -1;
+  readonly #losses = new Losses();
   #dropReason = '';
+  #linkedAt = 0;
   #heardAt = 0;
   #tickedAt = 0;
   #tickMs = 0;
@@ -208,7 +208,8 @@ export class LinkKeeper {
   }
 
   #use(socket: Duplex, frames: readonly Uint8Array[]): void {
-    this.#heardAt = performance.now();
+    this.#linkedAt = performance.now();
+    this.#heardAt = this.#linkedAt;
     const link = new FrameLink(socket, {
       onPiece: piece => this.#hear(piece),
       onDrained: () => this.#user.onDrained(),
@@ -239,9 +240,9 @@ export class LinkKeeper {
 
   #lose(error: VfioError): void {
     if (this.#isOver) return;
-    const isHopeless = this.#countLoss(error);
+    const enough = this.#countLoss(error);
     if (this.#isLast || !this.#canResume) this.fail(error);
-    else if (isHopeless) this.fail(this.#firstError!);
+    else if (enough !== undefined) this.fail(enough);
     else this.#replace(error);
   }
 
@@ -261,15 +262,12 @@ export class LinkKeeper {
     return this.#options.dial !== undefined || this.token !== undefined;
   }
 
-  #countLoss(error: VfioError): boolean {
-    const progress = this.#user.progress();
-    if (progress !== this.#progressAtLoss) {
-      this.#losses = 0;
-      this.#firstError = error;
-    }
-    this.#progressAtLoss = progress;
-    this.#losses++;
-    return this.#losses >= MOST_LOSSES;
+  #countLoss(error: VfioError): VfioError | undefined {
+    const heardForMs = this.#heardAt - this.#linkedAt;
+    const lost = { at: performance.now(), error, heardForMs, progress: this.#user.progress() };
+    // Whoever has not said a word yet may be no destination at all.
+    const mostLosses = this.token === undefined ? MOST_UNANSWERED : Number.POSITIVE_INFINITY;
+    return this.#losses.add(lost, { patienceMs: this.patienceMs, silenceMs: this.#silenceMs, mostLosses });
   }
 
   #noteLoss(error: VfioError): void {
@@ -280,7 +278,8 @@ export class LinkKeeper {
   async #redial(dial: Dial): Promise<void> {
     const redialing = new AbortController();
     this.#redialing = redialing;
-    for (let attempt = 0; !redialing.signal.aborted; attempt++) {
+    for (let attempt = this.#losses.count - 1; !redialing.signal.aborted; attempt++) {
+      if (attempt > 0) await backOff(attempt - 1, redialing.signal);
       try {
         const tooLong = AbortSignal.timeout(Math.max(MOST_SILENCE_MS, this.#silenceMs));
         const socket = await dial(AbortSignal.any([redialing.signal, tooLong]));
@@ -288,7 +287,6 @@ export class LinkKeeper {
       } catch (error) {
         this.#dialError = asVfioError(error, 'connect');
       }
-      await backOff(attempt, redialing.signal);
     }
   }
 

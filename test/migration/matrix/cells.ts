@@ -20,15 +20,11 @@ export type Phase = (typeof PHASES)[number];
 /** Where the machine is in the end. `lost`: at nobody's, as what its owner by the record needs to run it was killed or does not work. */
 export type Place = 'source' | 'destination' | 'lost';
 
-/** Whether a connection that is lost before GO is taken up again. Until then such a migration fails, and the machine stays at the source. */
-const LINKS_RESUME = false;
-
 const SOURCE: readonly Place[] = ['source'];
 const DESTINATION: readonly Place[] = ['destination'];
 const LOST: readonly Place[] = ['lost'];
 /** Two requests for the record, or a fault and the commit, are under way at once: whichever is first. */
-const EITHER: readonly Place[] = ['source', 'destination'];
-const MENDED: readonly Place[] = LINKS_RESUME ? DESTINATION : SOURCE;
+export const EITHER: readonly Place[] = ['source', 'destination'];
 
 type Row = Partial<Record<Phase, readonly Place[]>>;
 
@@ -42,7 +38,7 @@ function from(first: Phase, last: Phase, places: readonly Place[]): Row {
 const MENDED_LINK: Row = {
   // Before both have said HELLO there is nothing to take up again.
   connect: EITHER,
-  ...from('first-pass', 'verify', MENDED),
+  ...from('first-pass', 'verify', DESTINATION),
   'before-commit': EITHER,
   'after-commit': DESTINATION,
 };
@@ -82,13 +78,13 @@ const TABLE = {
   'slow-link': from('connect', 'after-commit', DESTINATION),
   'corrupt-to-destination': {
     connect: EITHER,
-    ...from('first-pass', 'verify', MENDED),
+    ...from('first-pass', 'verify', DESTINATION),
     'before-commit': EITHER,
   },
   'corrupt-to-source': {
     connect: EITHER,
-    load: MENDED,
-    verify: MENDED,
+    load: DESTINATION,
+    verify: DESTINATION,
     'after-commit': DESTINATION,
   },
   'store-unreachable': {

@@ -16,7 +16,7 @@ export interface PassingFrame {
   readonly size: number;
 }
 
-/** Bytes of one frame. Its header comes whole. */
+/** Bytes of one frame. Its header comes whole, and all of LANES. */
 export interface Segment {
   readonly frame: PassingFrame;
   /** Where in the frame the bytes begin. */
@@ -26,6 +26,7 @@ export interface Segment {
 
 /** Takes apart what one end says on one connection, in pieces of any size, without changing it. */
 export class FrameWatch {
+  /** What came of a frame that cannot be told of yet. */
   #header = new Uint8Array(0);
   #frame: PassingFrame | undefined;
   #offset = 0;
@@ -39,7 +40,12 @@ export class FrameWatch {
           this.#header = bytes;
           return;
         }
-        this.#frame = frameOf(bytes.subarray(0, FRAME_HEADER_SIZE));
+        const frame = frameOf(bytes.subarray(0, FRAME_HEADER_SIZE));
+        if (frame.type === FrameType.LANES && bytes.length < frame.size) {
+          this.#header = bytes;
+          return;
+        }
+        this.#frame = frame;
         this.#header = new Uint8Array(0);
         rest = bytes;
       }

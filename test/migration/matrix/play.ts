@@ -4,9 +4,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { FileOwnershipStore, type MigrationReport, type OwnershipRecord } from '../../../src/migration/index.js';
+import { Authority } from '../certificates.js';
 import { BadLink, type Rest } from './bad-link.js';
 import type { Fault } from './cells.js';
 import type { Child } from './child.js';
+import type { TlsEnds } from './passage.js';
 import { DEVICES, type Run } from './run.js';
 import { type DeviceStatus, type Resources, type RunFiles, Side } from './side.js';
 
@@ -61,10 +63,13 @@ export class World {
   readonly #folder: string;
   readonly #source: Side;
   readonly #destination: Side;
+  readonly #tls: TlsEnds;
   #runs = 0;
 
   private constructor(folder: string) {
     this.#folder = folder;
+    const authority = new Authority(name => join(folder, name), 'authority');
+    this.#tls = { source: authority.identity('source'), destination: authority.identity('destination') };
     this.#source = new Side('source', folder);
     this.#destination = new Side('destination', folder);
   }
@@ -86,10 +91,18 @@ export class World {
     mkdirSync(folder);
     await Promise.all([this.#source.mend(), this.#destination.mend()]);
     const sides = { source: this.#source, destination: this.#destination };
-    const played = await new Play(run, files, sides).play();
+    const played = await new Play({ run, files, sides, tls: run.hasTls ? this.#tls : undefined }).play();
     rmSync(folder, { recursive: true, force: true });
     return played;
   }
+}
+
+/** What a {@link Play} is made of. */
+interface PlayOptions {
+  run: Run;
+  files: RunFiles;
+  sides: { source: Side; destination: Side };
+  tls: TlsEnds | undefined;
 }
 
 class Play {
@@ -97,6 +110,7 @@ class Play {
   readonly #files: RunFiles;
   readonly #source: Side;
   readonly #destination: Side;
+  readonly #tls: TlsEnds | undefined;
   #link!: BadLink;
   #hasStruck = false;
   /** What ends by itself. */
@@ -104,9 +118,10 @@ class Play {
   /** What is put right when everything has ended. */
   readonly #repairs: (() => void | Promise<void>)[] = [];
 
-  constructor(run: Run, files: RunFiles, { source, destination }: { source: Side; destination: Side }) {
+  constructor({ run, files, sides: { source, destination }, tls }: PlayOptions) {
     this.#run = run;
     this.#files = files;
+    this.#tls = tls;
     this.#source = source;
     this.#destination = destination;
   }
@@ -146,27 +161,34 @@ class Play {
     const port = await host.call<number>('listen', {
       ownership: this.#destination.ownership(this.#files),
       timeoutMs,
+      tls: this.#tls?.destination,
       gate: instant.at === 'gate' ? instant.gate : undefined,
       fault: instant.at === 'device' && instant.side === 'destination' ? instant.fault : undefined,
     });
-    this.#link = await BadLink.open(port, instant, () => this.#strike());
+    this.#link = await BadLink.open({ to: port, tls: this.#tls, instant, strike: () => this.#strike() });
   }
 
   #migrate(): Promise<MigrationReport | undefined> {
-    const { instant, passes, timeoutMs } = this.#run;
+    const { instant, passes, timeoutMs, connections } = this.#run;
     this.#source.host.onEvent = () => this.#note();
     return call<MigrationReport>(this.#source.host, 'migrate', {
       port: this.#link.port,
       ownership: this.#source.ownership(this.#files),
       passes,
       timeoutMs,
+      connections,
+      tls: this.#tls?.source,
       fault: instant.at === 'device' && instant.side === 'source' ? instant.fault : undefined,
     });
   }
 
-  /** A destination that has agreed ends by itself; one that no source has reached waits for the next. */
+  /**
+   * A destination that has agreed ends by itself; one that no source has reached waits for the next. While they agree nobody can tell from
+   * outside which of the two it is.
+   */
   async #endOf(receiving: Promise<string | undefined>): Promise<string | undefined> {
-    if (!this.#link.hasAgreed) await call(this.#destination.host, 'stopListening');
+    const endsByItself = this.#link.hasAgreed && this.#run.cell.phase !== 'connect';
+    if (!endsByItself) await call(this.#destination.host, 'stopListening');
     return this.#inTime('the destination', receiving);
   }
 
@@ -209,7 +231,7 @@ class Play {
     'freeze-source': () => this.#freeze(this.#source.host),
     'freeze-destination': () => this.#freeze(this.#destination.host),
     'freeze-device': () => this.#freeze(this.#side.devices[this.#run.device]!),
-    'cut-once': () => this.#link.cut(),
+    'cut-once': () => (this.#run.cuts === 'all' ? this.#link.cut() : this.#link.cutStruck()),
     'cut-repeatedly': () => this.#link.cutAgain(CUTS),
     'cut-for-good': () => this.#link.close(),
     stall: () => this.#link.hold(delay(this.#run.lastsMs)),

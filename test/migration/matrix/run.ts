@@ -1,6 +1,6 @@
 import { FrameType } from '../../../src/migration/index.js';
 import { randomFrom } from '../ownership/seed.js';
-import { CELLS, type Cell, type DeviceFault, isDeviceFault, type Phase, type Place } from './cells.js';
+import { CELLS, type Cell, type DeviceFault, EITHER, isDeviceFault, type Phase, type Place } from './cells.js';
 
 /** Which way over the link: to the destination, or back. */
 export type Way = 'there' | 'back';
@@ -42,6 +42,11 @@ export interface Run {
   /** Which of a side's devices, where one of them is meant; also on which side, where that is open. */
   readonly device: number;
   readonly side: 'source' | 'destination';
+  /** How many connections memory takes. */
+  readonly connections: number;
+  readonly hasTls: boolean;
+  /** Which connections are cut, where they are cut once. */
+  readonly cuts: 'all' | 'struck';
   /** How long what passes by itself lasts, milliseconds. */
   readonly lastsMs: number;
   /** How long each end waits for the other, milliseconds. */
@@ -85,17 +90,28 @@ export function describeRun(seed: number): Run {
     instant,
     device: choose([0, 1]),
     side: choose(['source', 'destination']),
+    connections: choose([1, 1, 1, 2]),
+    hasTls: choose([false, false, false, true]),
+    cuts: choose(['all', 'struck']),
     lastsMs: isLong ? IMPATIENT_MS * (1.2 + 0.5 * lasts) : 20 + 200 * lasts,
     timeoutMs: isLong || endsInVain ? IMPATIENT_MS : PATIENT_MS,
-    places: isLong && cell.phase !== 'afterwards' ? ['source', 'destination'] : cell.places,
+    places: (isLong && cell.phase !== 'afterwards') || isLastWord(cell, instant) ? EITHER : cell.places,
   };
 }
 
+/** The source has the last digest, and says GO before or after it hears that the connection is cut. */
+function isLastWord({ phase, fault }: Cell, instant: Instant): boolean {
+  const isWhole = instant.at === 'frame' && instant.way === 'back' && instant.part === 1;
+  return isWhole && phase === 'verify' && fault.startsWith('cut');
+}
+
 /** For people: what happens, and when. */
-export function nameOf({ seed, cell, instant, passes, lastsMs, timeoutMs }: Run): string {
+export function nameOf({ seed, cell, instant, passes, lastsMs, timeoutMs, connections, hasTls, cuts }: Run): string {
   const { at, ...where } = instant;
   const when = `${at} ${JSON.stringify(where)}`;
-  return `seed ${seed}: ${cell.fault} in ${cell.phase} (${when}; ${passes} passes, ${Math.round(lastsMs)} of ${timeoutMs} ms)`;
+  const time = `${passes} passes, ${Math.round(lastsMs)} of ${timeoutMs} ms`;
+  const link = `${connections} connections${hasTls ? ' with TLS' : ''}, cuts ${cuts}`;
+  return `seed ${seed}: ${cell.fault} in ${cell.phase} (${when}; ${time}; ${link})`;
 }
 
 type Choose = <T>(list: readonly T[]) => T;

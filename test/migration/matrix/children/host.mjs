@@ -69,11 +69,12 @@ class Host {
     }
   }
 
-  async migrate({ port, ownership, passes, timeoutMs, fault }) {
+  async migrate({ port, ownership, passes, timeoutMs, connections, tls, fault }) {
     this.#progress = newProgress(passes);
     return migrate({
       to: { host: '127.0.0.1', port },
-      ...this.#end({ ownership, timeoutMs, fault }),
+      ...this.#end({ ownership, timeoutMs, tls, fault }),
+      connections,
       downtimeLimitMs: DOWNTIME_LIMIT_MS,
       onStall: 'wait',
       verify: 'abort',
@@ -84,19 +85,19 @@ class Host {
   }
 
   /** @returns the port */
-  async listen({ ownership, timeoutMs, fault, gate }) {
+  async listen({ ownership, timeoutMs, tls, fault, gate }) {
     this.#progress = newProgress();
-    const end = this.#end({ ownership, timeoutMs, fault });
+    const end = this.#end({ ownership, timeoutMs, tls, fault });
     end.ownership.store = this.#gated(end.ownership.store, gate);
     this.#receiver = await MigrationReceiver.listen({ ...end, listen: { host: '127.0.0.1', port: 0 } });
     return this.#receiver.address.port;
   }
 
-  #end({ ownership, timeoutMs, fault }) {
+  #end({ ownership, timeoutMs, tls, fault }) {
     const devices = this.#devices.map((device, index) =>
       faultyDevice(device, fault?.device === index ? fault : undefined, this.#progress),
     );
-    return { memory: this.#machine, devices, timeoutMs, ownership: withStore(ownership) };
+    return { memory: this.#machine, devices, timeoutMs, tls, ownership: withStore(ownership) };
   }
 
   /** A store that waits, before the commit or behind it, until the run says so. */
