@@ -23,7 +23,11 @@ export function migrateCommand(): Command {
         .argParser(oneOf(['abort', 'stop', 'wait'] as const))
         .default('abort'),
     )
-    .option('--max-passes <count>', 'most passes while the machine runs', wholeNumber(1, 1_000_000), 30)
+    .option(
+      '--max-passes <count>',
+      'most passes while the machine runs (default: 30; without limit for --on-stall wait)',
+      wholeNumber(1, 1_000_000),
+    )
     .addOption(new Option('--max-time <time>', 'longest that passes may take together').argParser(parseDuration))
     .addOption(new Option('--max-bytes <size>', 'most that passes may send together').argParser(parsePositiveSize))
     .addOption(

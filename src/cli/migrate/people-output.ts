@@ -1,5 +1,12 @@
-import type { MigrationEvent, MigrationPhase, MigrationReport, RehearsalReport } from '../../migration/index.js';
+import type {
+  DeviceReport,
+  MigrationEvent,
+  MigrationPhase,
+  MigrationReport,
+  RehearsalReport,
+} from '../../migration/index.js';
 import { colorsFor } from '../colors.js';
+import { linkLine, memoryLine } from '../progress/changes.js';
 import { PassBar } from '../progress/pass-bar.js';
 import { passLine, passTable } from '../progress/passes.js';
 import { count, milliseconds, size, speed } from '../progress/quantities.js';
@@ -81,17 +88,27 @@ function describe(event: MigrationEvent): string | undefined {
       return process.stdout.isTTY ? undefined : passLine(event);
     case 'log-lost':
       return pc.yellow(`  ${event.tracker} lost its log, everything counts as dirty: ${event.error.message}`);
+    case 'link-lost':
+    case 'link-resumed':
+      return pc.yellow(linkLine(event));
+    case 'memory':
+      return memoryLine(event);
     default:
       return undefined;
   }
+}
+
+function deviceWords({ name, stateBytes, stopMs, error }: DeviceReport): string {
+  const share = `${name}: ${size(stateBytes)} of state, stopped in ${milliseconds(stopMs)}`;
+  return error === undefined ? share : pc.red(`${name} did not start again: ${error.message}`);
 }
 
 function summary(report: MigrationReport, { downtimeLimitMs }: MigrationPlan): [string, string][] {
   const { phases = [], digests } = report;
   const lines: [string, string][] = [];
   if (report.passes.length > 0) {
-    const sent = `${count(report.pagesSent)} pages, ${size(report.bytesSent)}; device state ${size(report.stateBytes)}`;
-    lines.push(['sent', sent]);
+    const zeros = report.zeroPages === 0 ? '' : ` (${count(report.zeroPages)} of them zero, and only named)`;
+    lines.push(['sent', `${count(report.pagesSent)} pages${zeros} in ${size(report.bytesSent)}`]);
   }
   lines.push(['total time', milliseconds(report.totalMs)]);
   for (const { phase, durationMs, covers } of phases) {
@@ -101,7 +118,9 @@ function summary(report: MigrationReport, { downtimeLimitMs }: MigrationPlan): [
     const expected = `expected ${milliseconds(report.estimatedDowntimeMs)}, limit ${downtimeLimitMs} ms`;
     lines.push(['downtime', `${pc.bold(milliseconds(report.downtimeMs))} (${expected})`]);
   }
-  if (report.outcome === 'moved' && report.stoppedBy !== undefined) lines.push(['stopped by', report.stoppedBy]);
+  if (report.outcome === 'moved' && report.stoppedBy !== undefined) lines.push(['stopped as', report.reason]);
+  for (const [index, device] of report.devices.entries())
+    lines.push([index === 0 ? 'devices' : '', deviceWords(device)]);
   if (digests !== undefined) lines.push(['SHA-256', digests.source], ['', `${digests.destination} at the destination`]);
   return lines;
 }

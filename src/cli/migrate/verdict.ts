@@ -35,11 +35,13 @@ export function whereabouts({ runningAt, outcome, error }: MigrationReport, { ho
 
 /** What a rehearsal says, for people. */
 export function rehearsalVerdict(report: RehearsalReport): string {
-  const { stoppedBy, reason, link, passes, downtimeLimitMs } = report;
+  const { wouldMove, stoppedBy, reason, link, passes, downtimeLimitMs } = report;
   const last = passes.at(-1)!;
   const done = `after ${passes.length} ${passes.length === 1 ? 'pass' : 'passes'} in ${milliseconds(report.preCopyMs)}`;
   const downtime = `an expected downtime of ${milliseconds(report.estimatedDowntimeMs)}`;
   if (stoppedBy === 'fits') return `${done}, with ${downtime} (limit ${downtimeLimitMs} ms).`;
   const dirtying = `${count(last.dirtyPagesPerSecond)} different pages a second are written (${speed(last.dirtyPagesPerSecond * PAGE_SIZE)})`;
+  if (wouldMove)
+    return `${done}, whatever the downtime: ${reason}. ${dirtying}, and the link moves ${speed(link.bytesPerSecond)}.`;
   return `${done}: ${reason}. ${dirtying}, and the link moves ${speed(link.bytesPerSecond)}.`;
 }
