@@ -12,7 +12,7 @@ import { passLine, passTable } from '../progress/passes.js';
 import { count, milliseconds, size, speed } from '../progress/quantities.js';
 import { downtimeTable } from './downtime-table.js';
 import type { MigrateOutput, MigrationPlan } from './migrate-output.js';
-import { rehearsalVerdict, whereabouts } from './verdict.js';
+import { adviceOn, rehearsalVerdict, whereabouts } from './verdict.js';
 
 const pc = colorsFor(process.stdout);
 
@@ -24,13 +24,21 @@ const PHASES: Readonly<Record<MigrationPhase, string>> = {
   switch: '  the destination is told to run',
 };
 
+const REHEARSED_PHASES: typeof PHASES = {
+  ...PHASES,
+  'pre-copy': '  the machine runs; each pass lasts as long as the link would need, and nothing is sent',
+};
+
 /** A migration for people: a line a step, a bar while pages move, a table and a summary at the end. */
 export class PeopleOutput implements MigrateOutput {
   readonly #bar = new PassBar();
+  #phases = PHASES;
 
-  begin({ to, devices, memoryBytes, downtimeLimitMs }: MigrationPlan): void {
-    const where = to === undefined ? 'nowhere, as a rehearsal' : `to ${to}`;
-    console.log(`${pc.bold('dmalog migrate')} ${where}: ${size(memoryBytes)} of memory, ${devices.join(' ')}`);
+  begin({ to, purpose, devices, memoryBytes, downtimeLimitMs }: MigrationPlan): void {
+    if (purpose === 'rehearsal') this.#phases = REHEARSED_PHASES;
+    const where = to === undefined ? 'nowhere' : `to ${to}`;
+    const how = purpose === 'rehearsal' ? ', as a rehearsal' : '';
+    console.log(`${pc.bold('dmalog migrate')} ${where}${how}: ${size(memoryBytes)} of memory, ${devices.join(' ')}`);
     console.log(`  downtime limit ${downtimeLimitMs} ms`);
   }
 
@@ -39,7 +47,7 @@ export class PeopleOutput implements MigrateOutput {
       this.#bar.draw(event);
       return;
     }
-    const line = describe(event);
+    const line = describe(event, this.#phases);
     if (line === undefined) return;
     this.#bar.end();
     console.log(line);
@@ -56,6 +64,8 @@ export class PeopleOutput implements MigrateOutput {
       console.log(`${pc.yellow('Did not converge:')} ${report.reason}.`);
     } else if (report.outcome === 'failed') {
       console.log(`${pc.red('Failed')} in phase ${report.phase}: ${report.error?.message}`);
+      const advice = adviceOn(report);
+      if (advice !== undefined) console.log(advice);
     }
     if (report.verified === false)
       console.log(pc.red(`Memory differs: ${count(report.stalePages ?? 0)} pages are stale.`));
@@ -79,10 +89,10 @@ export class PeopleOutput implements MigrateOutput {
   }
 }
 
-function describe(event: MigrationEvent): string | undefined {
+function describe(event: MigrationEvent, phases: typeof PHASES): string | undefined {
   switch (event.event) {
     case 'phase':
-      return PHASES[event.phase];
+      return phases[event.phase];
     case 'pass':
       // What the bar shows on a terminal.
       return process.stdout.isTTY ? undefined : passLine(event);

@@ -106,8 +106,9 @@ async function rehearseMachine({ machine, targets, flags, output, wish }: Job): 
 }
 
 function planOf(machine: AttachedMachine, devices: readonly string[], flags: MigrateFlags): MigrationPlan {
-  const { to, downtimeLimit, beside } = flags;
+  const { to, dryRun, downtimeLimit, beside } = flags;
   return {
+    purpose: dryRun ? 'rehearsal' : 'migration',
     to: to && `${to.host.includes(':') ? `[${to.host}]` : to.host}:${to.port}`,
     devices,
     memoryBytes: machine.memory.pages * 4096,

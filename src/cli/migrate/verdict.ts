@@ -33,6 +33,17 @@ export function whereabouts({ runningAt, outcome, error }: MigrationReport, { ho
   }
 }
 
+/** Which option may help a migration that has failed, where the error itself cannot know; `undefined`: none is known to. */
+export function adviceOn({ phase, error }: Pick<MigrationReport, 'phase' | 'error'>): string | undefined {
+  if (phase !== 'connect') return undefined;
+  // An end that speaks TLS and one that does not understand nothing of each other.
+  if (error?.errno === 'ECONNRESET')
+    return 'Is it the same at both ends? --tls-ca, --tls-cert and --tls-key go with both, or with none.';
+  if (error?.errno === 'EACCES' && /altnames/.test(error.message))
+    return "--tls-name says which name is in the destination's certificate.";
+  return undefined;
+}
+
 /** What a rehearsal says, for people. */
 export function rehearsalVerdict(report: RehearsalReport): string {
   const { wouldMove, stoppedBy, reason, link, passes, downtimeLimitMs } = report;
