@@ -62,6 +62,8 @@ export class PeopleOutput implements MigrateOutput {
     for (const [name, value] of summary(report, plan)) console.log(`  ${name.padEnd(12)}${value}`);
     if (report.outcome === 'not-converged') {
       console.log(`${pc.yellow('Did not converge:')} ${report.reason}.`);
+    } else if (report.error?.errno === 'ECANCELED') {
+      console.log(`${pc.yellow('Interrupted')} in phase ${report.phase}.`);
     } else if (report.outcome === 'failed') {
       console.log(`${pc.red('Failed')} in phase ${report.phase}: ${report.error?.message}`);
       const advice = adviceOn(report);
@@ -129,8 +131,8 @@ function summary(report: MigrationReport, { downtimeLimitMs }: MigrationPlan): [
     lines.push(['downtime', `${pc.bold(milliseconds(report.downtimeMs))} (${expected})`]);
   }
   if (report.outcome === 'moved' && report.stoppedBy !== undefined) lines.push(['stopped as', report.reason]);
-  for (const [index, device] of report.devices.entries())
-    lines.push([index === 0 ? 'devices' : '', deviceWords(device)]);
+  const told = report.devices.filter(({ stopMs, error }) => stopMs > 0 || error !== undefined);
+  for (const [index, device] of told.entries()) lines.push([index === 0 ? 'devices' : '', deviceWords(device)]);
   if (digests !== undefined) lines.push(['SHA-256', digests.source], ['', `${digests.destination} at the destination`]);
   return lines;
 }
