@@ -1,8 +1,10 @@
 /** Live migration by pre-copy: source, destination, stream, convergence. @module */
 
+export type { ReceiveEvent, ReceivePhase } from './destination/arrival.js';
 export type { MemoryProvider } from './destination/destination-memory.js';
 export * from './destination/migration-receiver.js';
 export type { ReceiveOptions, ReceiveReport } from './destination/reception.js';
+export { MOST_LANES } from './lane/lane-ports.js';
 export type { Dial, LinkEvent } from './link/link-keeper.js';
 export * from './link/one-host.js';
 export type { TlsIdentity } from './link/tls-identity.js';

@@ -60,7 +60,7 @@ describe('dmalog migrate and receive', () => {
     [whole('--max-bytes', '-1'), 'It takes a size'],
     [whole('--max-passes', '0'), 'It takes a whole number'],
     [whole('--connections', '0'), 'It takes a whole number'],
-    [whole('--connections', '65'), 'It takes a whole number, 1 to 64'],
+    [whole('--connections', '17'), 'It takes a whole number, 1 to 16'],
     [whole('--on-stall', 'cry'), 'It takes one of abort, stop, wait'],
     [whole('--compression', 'zip'), 'It takes one of auto, off, lz4'],
     [whole('--verify', 'maybe'), 'It takes one of off, abort, report'],
@@ -78,6 +78,7 @@ describe('dmalog migrate and receive', () => {
     [whole('--owner-store', 'http://e:1', '--machine', 'm', '--self', 'a', '--etcd-user', 'x'), 'DMALOG_ETCD_PASSWORD'],
     [receive(), "required option '--listen <host:port>'"],
     [receive('--listen', '7007'), 'It takes HOST:PORT'],
+    [receive(...LISTEN, '--connections', '17'), 'It takes a whole number, 1 to 16'],
     [receive(...LISTEN, '--to', 'h:1'), 'unknown option'],
     [receive(...LISTEN, '--tls-key', 'x'), 'go together'],
   ])('%j ends with 2 and one helpful line', async (parameters, line) => {

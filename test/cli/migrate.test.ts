@@ -5,6 +5,7 @@ import { createServer } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { MigrationState, VfioUserClient } from '../../src/index.js';
 import { FileOwnershipStore } from '../../src/migration/index.js';
+import { Authority } from '../migration/certificates.js';
 import { tamperedLink } from '../migration/two-hosts.js';
 import { Hosts, MEMORY_BYTES } from './machines.js';
 
@@ -39,6 +40,10 @@ describe('dmalog migrate and receive', () => {
     expect(result.passes.length).toBeGreaterThanOrEqual(2);
     expect(result.downtimeMs).toBeGreaterThan(0);
     await receiver.event(({ event }) => event === 'running');
+    const phases = receiver.events.filter(({ event }) => event === 'phase').map(({ phase }) => phase);
+    expect(phases).toEqual(['pre-copy', 'load', 'ready']);
+    const arrived = receiver.events.filter(isPass).map(({ pagesReceived }) => pagesReceived);
+    expect(arrived).toEqual(result.passes.map(({ pagesSent }: { pagesSent: number }) => pagesSent));
     receiver.child.kill('SIGINT');
     const received = await receiver.end();
     expect(received).toMatchObject({ code: 0, stderr: '', result: { event: 'result', outcome: 'received' } });
@@ -117,7 +122,62 @@ describe('dmalog migrate and receive', () => {
   });
 });
 
+describe('dmalog migrate and receive over a link that is lost', () => {
+  /** A link to a receiver, which breaks once in the middle of the memory. */
+  async function brittleLink(to: string) {
+    const [host, port] = to.split(':');
+    let isBroken = false;
+    return await tamperedLink({ host: host!, port: Number(port) }, (piece, offset) => {
+      if (isBroken || offset < MEMORY_BYTES / 4) return piece;
+      isBroken = true;
+      return undefined;
+    });
+  }
+
+  it('say so, say when it is back, and move the machine', async () => {
+    await Promise.all([hosts.engine('a', ...BUSY), hosts.engine('b')]);
+    writeFileSync(hosts.path('a.mem'), randomBytes(MEMORY_BYTES));
+    const receiver = hosts.run('receive', ...hosts.machine('b'), '--listen', '127.0.0.1:0', '--exit');
+    const [greeting] = await once(receiver.child.stdout!, 'data');
+    const to = /at (127\.0\.0\.1:\d+)/.exec(greeting)![1]!;
+    const link = await brittleLink(to);
+    const migration = hosts.run('migrate', ...hosts.machine('a'), '--to', `127.0.0.1:${link.address.port}`);
+    const ends = await Promise.all([migration.finished, receiver.finished]);
+    await link.close();
+    for (const { code, stdout } of ends) {
+      expect(code).toBe(0);
+      expect(stdout).toMatch(/the link was lost, and is waited for: .*\n +the link is back after .*, and goes on/);
+    }
+  });
+
+  it('tell programs', async () => {
+    await Promise.all([hosts.engine('a', ...BUSY), hosts.engine('b')]);
+    writeFileSync(hosts.path('a.mem'), randomBytes(MEMORY_BYTES));
+    const { receiver, to } = await hosts.receive('b', '--exit');
+    const link = await brittleLink(to);
+    const migration = hosts.migrate('a', `127.0.0.1:${link.address.port}`);
+    await Promise.all([migration.end(), receiver.end()]);
+    await link.close();
+    for (const { events } of [migration, receiver]) {
+      expect(events).toContainEqual(expect.objectContaining({ event: 'link-lost', channel: 0 }));
+      expect(events).toContainEqual(expect.objectContaining({ event: 'link-resumed', channel: 0 }));
+    }
+  });
+});
+
 describe('dmalog migrate with something that is broken', () => {
+  it('says which options go with both ends when one of them speaks TLS and the other does not', async () => {
+    await Promise.all([hosts.engine('a'), hosts.engine('b')]);
+    new Authority(name => hosts.path(name), 'ca').identity('host-b');
+    const tls = Object.entries({ ca: 'ca.pem', cert: 'ca-host-b.pem', key: 'ca-host-b.key' }).flatMap(
+      ([what, file]) => [`--tls-${what}`, hosts.path(file)],
+    );
+    const { to } = await hosts.receive('b', ...tls);
+    const { code, stdout } = await hosts.run('migrate', ...hosts.machine('a'), '--to', to).finished;
+    expect(code).toBe(5);
+    expect(stdout).toMatch(/--tls-ca, --tls-cert and --tls-key go with both, or with none/);
+  });
+
   it('ends with 5 when nobody listens, and has changed nothing', async () => {
     await hosts.engine('a', ...BUSY);
     const { code, stderr, result } = await hosts.migrate('a', '127.0.0.1:1').end();
@@ -278,6 +338,15 @@ describe('dmalog migrate --dry-run', () => {
     expect(code).toBe(3);
     expect(stdout).toMatch(/It would not move: after 2 passes in .* the link moves 21 MB\/s\./);
     await expectUntouched('a');
+  });
+
+  it('would stop the machine whatever the downtime when it is told to, and says so', async () => {
+    await hosts.engine('a', '--workload', 'uniform', '--rate', '20000');
+    const parameters = [...hosts.machine('a'), '--dry-run', '--bandwidth', '20M', '--max-passes', '2'];
+    const limits = ['--downtime-limit', '20ms', '--on-stall', 'stop'];
+    const { code, stdout } = await hosts.run('migrate', ...parameters, ...limits).finished;
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/It would move after 2 passes in .*, whatever the downtime: 2 passes are done/);
   });
 
   it('ends with 130 when it is interrupted', async () => {

@@ -52,9 +52,10 @@ describe('the commands of the guide, both hosts on this machine', () => {
     env: { ...process.env, PATH: `${join(folder, 'bin')}:${process.env['PATH']}`, FORCE_COLOR: '', CI: 'true' },
   });
 
-  /** The command as it is, but that both hosts and etcd are this machine, and folders are the test's. */
+  /** The command as it is, but that both hosts and etcd are this machine, which is busy, and folders are the test's. */
   function here(block: string): string {
     return block
+      .replace(/^dmalog migrate \S+/m, '$& --downtime-limit 5s')
       .replaceAll(/--to (host-[ab]):7007/g, (_, host) => `--to 127.0.0.1:${ports[host]} --tls-name ${host}`)
       .replaceAll(/--listen (host-[ab]):7007/g, (_, host) => `--listen 127.0.0.1:${ports[host]}`)
       .replaceAll(/https:\/\/etcd-\S+/g, etcd.endpoint)
@@ -81,12 +82,21 @@ describe('the commands of the guide, both hosts on this machine', () => {
     await Promise.race([ready, ended.then(() => Promise.reject(new Error(`${block}\nended: ${output}${errors}`)))]);
   }
 
+  /** @throws what it printed, when it ends with another code than 0 */
+  async function atPrompt(block: string): Promise<string> {
+    try {
+      return (await promisify(execFile)('bash', ['-e', '-c', here(block)], options())).stdout;
+    } catch (error) {
+      const { code, stdout, stderr } = error as { code: number; stdout: string; stderr: string };
+      throw new Error(`${block}\nended with ${code}: ${stdout}${stderr}`);
+    }
+  }
+
   it('move the machine there and back, one after the other', async () => {
     const printed: string[] = [];
     for (const block of blocks) {
       if (block.includes('in a terminal of its own')) await inTerminal(block);
-      // A command that ends with another code than 0 throws.
-      else printed.push((await promisify(execFile)('bash', ['-e', '-c', here(block)], options())).stdout);
+      else printed.push(await atPrompt(block));
     }
     const [measured, given, there, back] = printed.filter(text => text.includes('dmalog migrate'));
     for (const rehearsal of [measured, given])

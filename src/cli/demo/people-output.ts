@@ -1,4 +1,5 @@
 import { colorsFor } from '../colors.js';
+import { linkLine, memoryLine } from '../progress/changes.js';
 import { PassBar } from '../progress/pass-bar.js';
 import { passLine, passTable } from '../progress/passes.js';
 import { count, milliseconds, size } from '../progress/quantities.js';
@@ -77,6 +78,11 @@ Migrating, downtime limit ${event.downtimeLimitMs} ms
       return process.stdout.isTTY ? undefined : passLine(event);
     case 'log-lost':
       return pc.yellow(`  ${event.tracker} lost its log, everything counts as dirty: ${event.error.message}`);
+    case 'link-lost':
+    case 'link-resumed':
+      return pc.yellow(linkLine(event));
+    case 'memory':
+      return memoryLine(event);
     case 'checking':
       return '  engine and CPUs run on at the destination, and check every page before they write it again';
     default:

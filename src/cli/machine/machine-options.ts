@@ -1,5 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { parseTarget, TARGET_FORMS } from '../../connect/index.js';
+import { MOST_LANES } from '../../migration/index.js';
 import { asVfioError } from '../../uapi/index.js';
 import { parseDuration, wholeNumber } from '../arguments.js';
 import { MEMORY_FORM, type MemoryArgument, parseMemory } from './memory-argument.js';
@@ -32,7 +33,7 @@ export function addMachineOptions(command: Command, connections: { meaning: stri
         .argParser(parseDuration)
         .default(60_000, '60s'),
     )
-    .option('--connections <count>', connections.meaning, wholeNumber(1, 64), connections.preset);
+    .option('--connections <count>', connections.meaning, wholeNumber(1, MOST_LANES), connections.preset);
   addTlsOptions(command);
   addOwnerOptions(command);
   return command.option('--json', 'print events as lines of JSON, the result last', false);

@@ -36,9 +36,12 @@ export class EndWish implements Disposable {
     });
   }
 
-  /** Signals mean to the process what they did before. */
+  /** The command has ended: a signal that comes while its process goes hurries it on, and its exit code stays what it said. */
   [Symbol.dispose](): void {
-    for (const signal of SIGNALS) process.off(signal, this.#onSignal);
+    for (const signal of SIGNALS) {
+      process.on(signal, () => process.exit());
+      process.off(signal, this.#onSignal);
+    }
   }
 }
 

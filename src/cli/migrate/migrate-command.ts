@@ -23,7 +23,11 @@ export function migrateCommand(): Command {
         .argParser(oneOf(['abort', 'stop', 'wait'] as const))
         .default('abort'),
     )
-    .option('--max-passes <count>', 'most passes while the machine runs', wholeNumber(1, 1_000_000), 30)
+    .option(
+      '--max-passes <count>',
+      'most passes while the machine runs (default: 30; without limit for --on-stall wait)',
+      wholeNumber(1, 1_000_000),
+    )
     .addOption(new Option('--max-time <time>', 'longest that passes may take together').argParser(parseDuration))
     .addOption(new Option('--max-bytes <size>', 'most that passes may send together').argParser(parsePositiveSize))
     .addOption(
@@ -69,7 +73,8 @@ machine's owner before that. With --beside another process is the host already (
 It moves what the devices write: each device's DMA log says which pages. It does not see what CPUs write that another process runs: that process
 pauses them first, or migrates by the library, with a tracker of its own.
 
-Without TLS both ends must be on one host.
+Without TLS both ends must be on one host. A link that is lost is made again, and the stream goes on where it was. More than one connection takes the
+ports that follow the one in --to.
 
 Exit codes: 0 moved (--dry-run: it would), 3 it did not converge and the machine is at the source (--dry-run: it would not), 4 moved, but --verify
 report found memory that differs, 5 it failed and the machine is at the source, 130 interrupted and the machine is at the source, 1 anything else:

@@ -8,7 +8,7 @@ export interface MigrateFlags extends MachineFlags {
   tlsName?: string;
   beside?: boolean;
   downtimeLimit: number;
-  maxPasses: number;
+  maxPasses?: number;
   maxTime?: number;
   maxBytes?: number;
   bandwidth?: number;

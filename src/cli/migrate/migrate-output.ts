@@ -3,6 +3,7 @@ import type { VfioError } from '../../uapi/index.js';
 
 /** What is known before a migration begins. */
 export interface MigrationPlan {
+  purpose: 'migration' | 'rehearsal';
   /** `HOST:PORT`; `undefined` for a rehearsal without a destination. */
   to: string | undefined;
   devices: readonly string[];

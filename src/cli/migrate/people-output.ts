@@ -1,11 +1,18 @@
-import type { MigrationEvent, MigrationPhase, MigrationReport, RehearsalReport } from '../../migration/index.js';
+import type {
+  DeviceReport,
+  MigrationEvent,
+  MigrationPhase,
+  MigrationReport,
+  RehearsalReport,
+} from '../../migration/index.js';
 import { colorsFor } from '../colors.js';
+import { linkLine, memoryLine } from '../progress/changes.js';
 import { PassBar } from '../progress/pass-bar.js';
 import { passLine, passTable } from '../progress/passes.js';
 import { count, milliseconds, size, speed } from '../progress/quantities.js';
 import { downtimeTable } from './downtime-table.js';
 import type { MigrateOutput, MigrationPlan } from './migrate-output.js';
-import { rehearsalVerdict, whereabouts } from './verdict.js';
+import { adviceOn, rehearsalVerdict, whereabouts } from './verdict.js';
 
 const pc = colorsFor(process.stdout);
 
@@ -17,13 +24,21 @@ const PHASES: Readonly<Record<MigrationPhase, string>> = {
   switch: '  the destination is told to run',
 };
 
+const REHEARSED_PHASES: typeof PHASES = {
+  ...PHASES,
+  'pre-copy': '  the machine runs; each pass lasts as long as the link would need, and nothing is sent',
+};
+
 /** A migration for people: a line a step, a bar while pages move, a table and a summary at the end. */
 export class PeopleOutput implements MigrateOutput {
   readonly #bar = new PassBar();
+  #phases = PHASES;
 
-  begin({ to, devices, memoryBytes, downtimeLimitMs }: MigrationPlan): void {
-    const where = to === undefined ? 'nowhere, as a rehearsal' : `to ${to}`;
-    console.log(`${pc.bold('dmalog migrate')} ${where}: ${size(memoryBytes)} of memory, ${devices.join(' ')}`);
+  begin({ to, purpose, devices, memoryBytes, downtimeLimitMs }: MigrationPlan): void {
+    if (purpose === 'rehearsal') this.#phases = REHEARSED_PHASES;
+    const where = to === undefined ? 'nowhere' : `to ${to}`;
+    const how = purpose === 'rehearsal' ? ', as a rehearsal' : '';
+    console.log(`${pc.bold('dmalog migrate')} ${where}${how}: ${size(memoryBytes)} of memory, ${devices.join(' ')}`);
     console.log(`  downtime limit ${downtimeLimitMs} ms`);
   }
 
@@ -32,7 +47,7 @@ export class PeopleOutput implements MigrateOutput {
       this.#bar.draw(event);
       return;
     }
-    const line = describe(event);
+    const line = describe(event, this.#phases);
     if (line === undefined) return;
     this.#bar.end();
     console.log(line);
@@ -47,8 +62,12 @@ export class PeopleOutput implements MigrateOutput {
     for (const [name, value] of summary(report, plan)) console.log(`  ${name.padEnd(12)}${value}`);
     if (report.outcome === 'not-converged') {
       console.log(`${pc.yellow('Did not converge:')} ${report.reason}.`);
+    } else if (report.error?.errno === 'ECANCELED') {
+      console.log(`${pc.yellow('Interrupted')} in phase ${report.phase}.`);
     } else if (report.outcome === 'failed') {
       console.log(`${pc.red('Failed')} in phase ${report.phase}: ${report.error?.message}`);
+      const advice = adviceOn(report);
+      if (advice !== undefined) console.log(advice);
     }
     if (report.verified === false)
       console.log(pc.red(`Memory differs: ${count(report.stalePages ?? 0)} pages are stale.`));
@@ -72,26 +91,36 @@ export class PeopleOutput implements MigrateOutput {
   }
 }
 
-function describe(event: MigrationEvent): string | undefined {
+function describe(event: MigrationEvent, phases: typeof PHASES): string | undefined {
   switch (event.event) {
     case 'phase':
-      return PHASES[event.phase];
+      return phases[event.phase];
     case 'pass':
       // What the bar shows on a terminal.
       return process.stdout.isTTY ? undefined : passLine(event);
     case 'log-lost':
       return pc.yellow(`  ${event.tracker} lost its log, everything counts as dirty: ${event.error.message}`);
+    case 'link-lost':
+    case 'link-resumed':
+      return pc.yellow(linkLine(event));
+    case 'memory':
+      return memoryLine(event);
     default:
       return undefined;
   }
+}
+
+function deviceWords({ name, stateBytes, stopMs, error }: DeviceReport): string {
+  const share = `${name}: ${size(stateBytes)} of state, stopped in ${milliseconds(stopMs)}`;
+  return error === undefined ? share : pc.red(`${name} did not start again: ${error.message}`);
 }
 
 function summary(report: MigrationReport, { downtimeLimitMs }: MigrationPlan): [string, string][] {
   const { phases = [], digests } = report;
   const lines: [string, string][] = [];
   if (report.passes.length > 0) {
-    const sent = `${count(report.pagesSent)} pages, ${size(report.bytesSent)}; device state ${size(report.stateBytes)}`;
-    lines.push(['sent', sent]);
+    const zeros = report.zeroPages === 0 ? '' : ` (${count(report.zeroPages)} of them zero, and only named)`;
+    lines.push(['sent', `${count(report.pagesSent)} pages${zeros} in ${size(report.bytesSent)}`]);
   }
   lines.push(['total time', milliseconds(report.totalMs)]);
   for (const { phase, durationMs, covers } of phases) {
@@ -101,7 +130,9 @@ function summary(report: MigrationReport, { downtimeLimitMs }: MigrationPlan): [
     const expected = `expected ${milliseconds(report.estimatedDowntimeMs)}, limit ${downtimeLimitMs} ms`;
     lines.push(['downtime', `${pc.bold(milliseconds(report.downtimeMs))} (${expected})`]);
   }
-  if (report.outcome === 'moved' && report.stoppedBy !== undefined) lines.push(['stopped by', report.stoppedBy]);
+  if (report.outcome === 'moved' && report.stoppedBy !== undefined) lines.push(['stopped as', report.reason]);
+  const told = report.devices.filter(({ stopMs, error }) => stopMs > 0 || error !== undefined);
+  for (const [index, device] of told.entries()) lines.push([index === 0 ? 'devices' : '', deviceWords(device)]);
   if (digests !== undefined) lines.push(['SHA-256', digests.source], ['', `${digests.destination} at the destination`]);
   return lines;
 }

@@ -11,6 +11,9 @@ import type { MigrateOutput, MigrationPlan } from './migrate-output.js';
 import { PeopleOutput } from './people-output.js';
 import { exitCodeOf } from './verdict.js';
 
+/** Passes of a rehearsal that is not told how many: one that waits until it fits might never say a word. */
+const MOST_REHEARSED = 30;
+
 /** `dmalog migrate`, from its arguments to its exit code. @throws VfioError when nothing could be begun */
 export async function runMigrate(targets: readonly string[], flags: MigrateFlags): Promise<number> {
   const output: MigrateOutput = flags.json ? new JsonOutput() : new PeopleOutput();
@@ -53,7 +56,6 @@ async function moveMachine({ machine, targets, flags, output, wish }: Job): Prom
     memory: machine.memory,
     devices: machine.devices,
     downtimeLimitMs: flags.downtimeLimit,
-    maxPasses: flags.maxPasses,
     onStall: flags.onStall,
     compression: flags.compression,
     connections: flags.connections,
@@ -88,9 +90,10 @@ async function rehearseMachine({ machine, targets, flags, output, wish }: Job): 
     memory: machine.memory,
     devices: machine.devices,
     downtimeLimitMs: flags.downtimeLimit,
-    maxPasses: flags.maxPasses,
+    onStall: flags.onStall,
     timeoutMs: flags.timeout,
     ...(flags.to && { to: flags.to }),
+    maxPasses: MOST_REHEARSED,
     ...limitsOf(flags),
     ...(tls && { tls }),
     ...(ownership && { ownership }),
@@ -103,8 +106,9 @@ async function rehearseMachine({ machine, targets, flags, output, wish }: Job): 
 }
 
 function planOf(machine: AttachedMachine, devices: readonly string[], flags: MigrateFlags): MigrationPlan {
-  const { to, downtimeLimit, beside } = flags;
+  const { to, dryRun, downtimeLimit, beside } = flags;
   return {
+    purpose: dryRun ? 'rehearsal' : 'migration',
     to: to && `${to.host.includes(':') ? `[${to.host}]` : to.host}:${to.port}`,
     devices,
     memoryBytes: machine.memory.pages * 4096,
@@ -118,8 +122,9 @@ function tlsOf(flags: MigrateFlags) {
   return files && { ...files, ...(flags.tlsName !== undefined && { servername: flags.tlsName }) };
 }
 
-function limitsOf({ bandwidth, maxTime, maxBytes }: MigrateFlags) {
+function limitsOf({ bandwidth, maxPasses, maxTime, maxBytes }: MigrateFlags) {
   return {
+    ...(maxPasses !== undefined && { maxPasses }),
     ...(bandwidth !== undefined && { bandwidth }),
     ...(maxTime !== undefined && { maxMs: maxTime }),
     ...(maxBytes !== undefined && { maxBytes }),

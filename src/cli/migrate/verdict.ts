@@ -33,13 +33,26 @@ export function whereabouts({ runningAt, outcome, error }: MigrationReport, { ho
   }
 }
 
+/** Which option may help a migration that has failed, where the error itself cannot know; `undefined`: none is known to. */
+export function adviceOn({ phase, error }: Pick<MigrationReport, 'phase' | 'error'>): string | undefined {
+  if (phase !== 'connect') return undefined;
+  // An end that speaks TLS and one that does not understand nothing of each other.
+  if (error?.errno === 'ECONNRESET')
+    return 'Is it the same at both ends? --tls-ca, --tls-cert and --tls-key go with both, or with none.';
+  if (error?.errno === 'EACCES' && /altnames/.test(error.message))
+    return "--tls-name says which name is in the destination's certificate.";
+  return undefined;
+}
+
 /** What a rehearsal says, for people. */
 export function rehearsalVerdict(report: RehearsalReport): string {
-  const { stoppedBy, reason, link, passes, downtimeLimitMs } = report;
+  const { wouldMove, stoppedBy, reason, link, passes, downtimeLimitMs } = report;
   const last = passes.at(-1)!;
   const done = `after ${passes.length} ${passes.length === 1 ? 'pass' : 'passes'} in ${milliseconds(report.preCopyMs)}`;
   const downtime = `an expected downtime of ${milliseconds(report.estimatedDowntimeMs)}`;
   if (stoppedBy === 'fits') return `${done}, with ${downtime} (limit ${downtimeLimitMs} ms).`;
   const dirtying = `${count(last.dirtyPagesPerSecond)} different pages a second are written (${speed(last.dirtyPagesPerSecond * PAGE_SIZE)})`;
+  if (wouldMove)
+    return `${done}, whatever the downtime: ${reason}. ${dirtying}, and the link moves ${speed(link.bytesPerSecond)}.`;
   return `${done}: ${reason}. ${dirtying}, and the link moves ${speed(link.bytesPerSecond)}.`;
 }

@@ -69,6 +69,7 @@ async function receive(machine: AttachedMachine, job: Job): Promise<ReceiveRepor
     timeoutMs: flags.timeout,
     ...(tls && { tls }),
     ...(ownership && { ownership }),
+    onEvent: event => output.tell(event),
   });
   try {
     output.listening(receiver.address, machine.memory.pages * 4096, targets);

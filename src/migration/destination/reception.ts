@@ -3,7 +3,6 @@ import { performance } from 'node:perf_hooks';
 import type { DeviceHandle } from '../../device/index.js';
 import { asVfioError, requireBytes, VfioError, viewOf } from '../../uapi/index.js';
 import { encodeLanePorts, lanesOf } from '../lane/lane-ports.js';
-import type { LinkEvent } from '../link/link-keeper.js';
 import { TOKEN_SIZE } from '../link/resume.js';
 import type { TlsIdentity } from '../link/tls-identity.js';
 import { type MachineMemory, PAGE_SIZE } from '../memory/machine-memory.js';
@@ -22,6 +21,7 @@ import {
   FrameType,
   type Hello,
 } from '../stream/stream-format.js';
+import { Arrival, type ReceiveEvent } from './arrival.js';
 import { DestinationDevices } from './destination-devices.js';
 import { DestinationMemory, type MemoryProvider } from './destination-memory.js';
 import { ReceivingLanes } from './receiving-lanes.js';
@@ -54,8 +54,8 @@ export interface ReceiveOptions extends MemoryProvider {
    * must have the same store and machine.
    */
   ownership?: Ownership;
-  /** Hears when the source's connections are lost, and when they go on. */
-  onEvent?: (event: LinkEvent) => void;
+  /** Hears how the machine comes, and when the source's connection is lost, and when it goes on. */
+  onEvent?: (event: ReceiveEvent) => void;
 }
 
 /** The machine's place at this end: for one source alone. */
@@ -92,6 +92,7 @@ export class Reception {
   /** The machine is this end's, or may be, and stays so whatever becomes of the connection. */
   #hasGo = false;
   #lanes: ReceivingLanes | undefined;
+  readonly #arrival: Arrival;
   /** The ownership record as both ends had it when they agreed. */
   #offered: OwnershipRecord | undefined;
   /** Ends the asking of a store that does not answer. */
@@ -102,6 +103,7 @@ export class Reception {
     this.#channel = channel;
     this.#place = place;
     this.#devices = new DestinationDevices(options.devices);
+    this.#arrival = new Arrival(options.onEvent, () => this.#report.pagesReceived + (this.#lanes?.pagesReceived ?? 0));
   }
 
   /** The channel that a source which knows this token may go on with. */
@@ -119,11 +121,15 @@ export class Reception {
         await answerProbes(this.#channel);
         return undefined;
       }
+      this.#arrival.begin();
       await this.#openLanes(theirs);
       await this.#devices.prepare();
       await this.#receive();
+      this.#arrival.end();
       await this.#closeLanes();
+      this.#arrival.enter('load');
       await this.#load();
+      this.#arrival.enter('ready');
       await this.#waitForGo();
       await this.#requireDevices();
       await this.#take();
@@ -134,6 +140,7 @@ export class Reception {
       if (this.hasMachine && !this.#hasGo) await this.#devices.forget();
       throw failure;
     } finally {
+      this.#arrival.end();
       this.#memory?.end();
     }
     const { resumeMs } = this.#report;
@@ -248,6 +255,7 @@ export class Reception {
           await this.#devices.take(payload);
           break;
         case FrameType.PASS:
+          this.#arrival.endPass();
           break;
         case FrameType.INITIAL_DATA_SENT:
           // The devices have taken all that came before.

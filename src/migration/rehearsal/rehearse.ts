@@ -11,6 +11,7 @@ import { estimateDowntime } from '../source/downtime.js';
 import { Interruption } from '../source/interruption.js';
 import type { MigrationEvent, PassReport } from '../source/migration-report.js';
 import { checkPassOptions, type PassOptions } from '../source/pass-options.js';
+import { Recent } from '../source/recent.js';
 import { SourceDevices } from '../source/source-devices.js';
 import { SourceLink } from '../source/source-link.js';
 import { OWN_PROTOCOL, REHEARSAL_FEATURE } from '../stream/hello.js';
@@ -64,10 +65,10 @@ class Rehearsal {
   readonly #cancelled = new VfioError('ECANCELED', { operation: 'rehearse', message: 'it was given up here' });
   readonly #passes: PassReport[] = [];
   readonly #lostLogs: RehearsalReport['lostLogs'] = [];
-  #collectMs = 0;
+  readonly #collectMs = new Recent();
+  readonly #requestMs = new Recent();
   #stateBytes = 0;
-  #requestMs = 0;
-  #sizeMs = 0;
+  readonly #sizeMs = new Recent();
   /** `undefined`: nobody said. */
   #destinationRequestMs: number | undefined;
   #storeMs = 0;
@@ -208,7 +209,7 @@ class Rehearsal {
   async #collect(dirty: DirtySet): Promise<void> {
     const startedAt = performance.now();
     const lost = await this.#interruption.unlessInterrupted(this.#tracker.collect(dirty));
-    this.#collectMs = performance.now() - startedAt;
+    this.#collectMs.add(performance.now() - startedAt);
     for (const entry of lost) this.#emit({ event: 'log-lost', ...entry });
     this.#lostLogs.push(...lost);
   }
@@ -217,9 +218,9 @@ class Rehearsal {
     const askedAt = performance.now();
     await this.#interruption.unlessInterrupted(this.#devices.ask());
     const answeredAt = performance.now();
-    this.#requestMs = answeredAt - askedAt;
+    this.#requestMs.add(answeredAt - askedAt);
     this.#stateBytes = await this.#interruption.unlessInterrupted(this.#devices.expectedStateBytes());
-    this.#sizeMs = performance.now() - answeredAt;
+    this.#sizeMs.add(performance.now() - answeredAt);
   }
 
   /** As a migration does, but for what only it can measure. */
@@ -231,11 +232,11 @@ class Rehearsal {
       msPerPage: PAGE_SIZE / bytesPerMs,
       stateBytes: this.#stateBytes,
       stateBytesPerMs: bytesPerMs,
-      requestMs: this.#requestMs,
-      sizeMs: this.#sizeMs,
-      destinationRequestMs: this.#destinationRequestMs ?? this.#requestMs,
+      requestMs: this.#requestMs.median,
+      sizeMs: this.#sizeMs.median,
+      destinationRequestMs: this.#destinationRequestMs ?? this.#requestMs.median,
       lastPauseMs: undefined,
-      logMs: this.#collectMs,
+      logMs: this.#collectMs.median,
       roundTripMs,
       storeMs: this.#storeMs,
     }).totalMs;

@@ -1,0 +1,25 @@
+import type { LinkEvent, MigrationEvent } from '../../migration/index.js';
+import type { IovaRange } from '../../uapi/index.js';
+import { milliseconds, size } from './quantities.js';
+
+/*
+ * What happens to link and memory while a machine moves, as lines for people.
+ */
+
+/** A connection was lost, or goes on. */
+export function linkLine(event: LinkEvent): string {
+  const what = event.channel === 0 ? 'the link' : `memory connection ${event.channel}`;
+  if (event.event === 'link-lost') return `  ${what} was lost, and is waited for: ${event.error.message}`;
+  const why = event.reason === undefined ? '' : ` (the other end had dropped it: ${event.reason})`;
+  return `  ${what} is back after ${milliseconds(event.afterMs)}, and goes on where it was${why}`;
+}
+
+/** The machine has other memory than before. */
+export function memoryLine({ added, removed }: Extract<MigrationEvent, { event: 'memory' }>): string {
+  const changes = [...removed.map(range => `without ${words(range)}`), ...added.map(range => `with ${words(range)}`)];
+  return `  the machine's memory has changed: ${changes.join(', ')}`;
+}
+
+function words({ iova, length }: IovaRange): string {
+  return `${size(Number(length))} at 0x${iova.toString(16)}`;
+}
