@@ -18,6 +18,14 @@ export function failureWord({ errno, message }: VfioError): FailureWord {
 /** What a thread may fill with short-lived objects before it looks for garbage, MiB: it makes few, and would let 48 MiB come together. */
 const YOUNG_MIB = 4;
 
+/** The order that every lane's thread knows: to end, between two pieces of work. */
+export interface StopOrder {
+  order: 'stop';
+}
+
+/** How long a thread may take to end by itself, milliseconds. */
+const STOP_MS = 5000;
+
 /** Who hears a thread. */
 export interface LaneThreadEvents<Word> {
   onWord(word: Word): void;
@@ -59,11 +67,18 @@ export class LaneThread<Order, Word extends { word: string }> {
     this.#worker.postMessage(order);
   }
 
-  /** Ends the thread at once, with its sockets: done when nothing of it is left, and it touches no memory any more. Idempotent. */
+  /**
+   * Ends the thread, with its sockets: done when nothing of it is left, and it touches no memory any more. Idempotent.
+   *
+   * It ends by itself: one that is ended from outside in the middle of a call to the system's library takes the process with it, because the
+   * binding cannot throw in it any more. Only a thread that hangs is ended so.
+   */
   async stop(): Promise<void> {
     this.#isOver = true;
-    await this.#worker.terminate();
+    this.#worker.postMessage({ order: 'stop' } satisfies StopOrder);
+    const deadline = setTimeout(() => void this.#worker.terminate(), STOP_MS);
     await this.#exit;
+    clearTimeout(deadline);
   }
 
   #hear(word: Word | FailureWord): void {
