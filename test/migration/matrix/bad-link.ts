@@ -45,6 +45,7 @@ export class BadLink {
   /** By the port to which each leads. */
   readonly #doors = new Map<number, Promise<Server>>();
   readonly #passes = new PassCount();
+  /** All that have not been cut, also where both ends have said all: with TLS they may still wait for a word. */
   readonly #passages = new Set<Passage>();
   #struck: Passage | undefined;
   #port = 0;
@@ -129,7 +130,6 @@ export class BadLink {
       this.#pump({ passage, way: 'there', from: incoming, to: outgoing }),
       this.#pump({ passage, way: 'back', from: outgoing, to: incoming }),
     ]);
-    this.#passages.delete(passage);
   }
 
   #strikeOn(passage: Passage): Promise<Rest> {

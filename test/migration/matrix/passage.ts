@@ -31,8 +31,11 @@ export class Passage {
     const outgoing = tls === undefined ? onward : asSource(onward, tls.source);
     this.#sockets = [incoming, outgoing];
     for (const end of [incoming, outgoing, onward]) end.on('error', () => this.cut());
-    incoming.on('close', () => outgoing.destroy());
-    outgoing.on('close', () => incoming.destroy());
+    for (const end of [incoming, outgoing]) {
+      end.on('close', () => {
+        for (const socket of [incoming, outgoing, dialled, onward]) socket.destroy();
+      });
+    }
     return { incoming, outgoing };
   }
 
