@@ -103,8 +103,9 @@ const TABLE = {
     ...from('after-commit', 'afterwards', DESTINATION),
   },
   'no-memory': {
-    ...from('connect', 'verify', EITHER),
-    ...from('before-commit', 'after-commit', ['source', 'destination', 'lost']),
+    ...from('connect', 'stop-and-copy-state', EITHER),
+    // It may hold out until the machine is its own.
+    ...from('load', 'after-commit', ['source', 'destination', 'lost']),
   },
   'report-fails-once': from('first-pass', 'stop-and-copy-memory', DESTINATION),
   'report-fails-always': { 'first-pass': EITHER },
