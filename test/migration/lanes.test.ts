@@ -11,6 +11,7 @@ import { LaneThread } from '../../src/migration/lane/lane-thread.js';
 import { MemoryLanes } from '../../src/migration/source/memory-lanes.js';
 import { encodeControlFrame, FrameType } from '../../src/migration/stream/stream-format.js';
 import { VfioError } from '../../src/uapi/index.js';
+import { errnoOf } from '../native/helpers.js';
 import { type Link, tamperedLink } from './two-hosts.js';
 
 const PAGE = 4096;
@@ -112,15 +113,6 @@ function threadCount(): number {
 
 function fdCount(): number {
   return readdirSync('/proc/self/fd').length;
-}
-
-function errnoOf(work: () => unknown): string {
-  try {
-    work();
-  } catch (error) {
-    return (error as { errno: string }).errno;
-  }
-  return 'none';
 }
 
 describe('memory lanes', () => {

@@ -1,7 +1,7 @@
 import { colorsFor } from '../colors.js';
-import { linkLine, memoryLine } from '../progress/changes.js';
+import { eventLine } from '../progress/changes.js';
 import { PassBar } from '../progress/pass-bar.js';
-import { passLine, passTable } from '../progress/passes.js';
+import { passTable } from '../progress/passes.js';
 import { count, milliseconds, size } from '../progress/quantities.js';
 import type { CpuLog } from './cpu-log.js';
 import type { DemoEvent, DemoOptions, DemoResult } from './demo.js';
@@ -73,20 +73,10 @@ Migrating, downtime limit ${event.downtimeLimitMs} ms
   CPU log      ${cpuLogWords(event.cpuLog)}`;
     case 'phase':
       return phaseLine(event.phase);
-    case 'pass':
-      // What the bar shows on a terminal.
-      return process.stdout.isTTY ? undefined : passLine(event);
-    case 'log-lost':
-      return pc.yellow(`  ${event.tracker} lost its log, everything counts as dirty: ${event.error.message}`);
-    case 'link-lost':
-    case 'link-resumed':
-      return pc.yellow(linkLine(event));
-    case 'memory':
-      return memoryLine(event);
     case 'checking':
       return '  engine and CPUs run on at the destination, and check every page before they write it again';
     default:
-      return undefined;
+      return eventLine(event);
   }
 }
 

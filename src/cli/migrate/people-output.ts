@@ -6,9 +6,9 @@ import type {
   RehearsalReport,
 } from '../../migration/index.js';
 import { colorsFor } from '../colors.js';
-import { linkLine, memoryLine } from '../progress/changes.js';
+import { eventLine } from '../progress/changes.js';
 import { PassBar } from '../progress/pass-bar.js';
-import { passLine, passTable } from '../progress/passes.js';
+import { passTable } from '../progress/passes.js';
 import { count, milliseconds, size, speed } from '../progress/quantities.js';
 import { downtimeTable } from './downtime-table.js';
 import type { MigrateOutput, MigrationPlan } from './migrate-output.js';
@@ -92,22 +92,7 @@ export class PeopleOutput implements MigrateOutput {
 }
 
 function describe(event: MigrationEvent, phases: typeof PHASES): string | undefined {
-  switch (event.event) {
-    case 'phase':
-      return phases[event.phase];
-    case 'pass':
-      // What the bar shows on a terminal.
-      return process.stdout.isTTY ? undefined : passLine(event);
-    case 'log-lost':
-      return pc.yellow(`  ${event.tracker} lost its log, everything counts as dirty: ${event.error.message}`);
-    case 'link-lost':
-    case 'link-resumed':
-      return pc.yellow(linkLine(event));
-    case 'memory':
-      return memoryLine(event);
-    default:
-      return undefined;
-  }
+  return event.event === 'phase' ? phases[event.phase] : eventLine(event);
 }
 
 function deviceWords({ name, stateBytes, stopMs, error }: DeviceReport): string {

@@ -1,4 +1,4 @@
-import { claimOwnership, migrate, type Ownership, rehearse } from '../../migration/index.js';
+import { claimOwnership, type MigrationEvent, migrate, type Ownership, rehearse } from '../../migration/index.js';
 import { asVfioError } from '../../uapi/index.js';
 import { ExitCode } from '../exit-code.js';
 import { AttachedMachine } from '../machine/attached-machine.js';
@@ -45,31 +45,50 @@ interface Job {
   wish: EndWish;
 }
 
-async function moveMachine({ machine, targets, flags, output, wish }: Job): Promise<number> {
+async function moveMachine(job: Job): Promise<number> {
+  const { flags, output } = job;
+  const { plan, common } = await begin(job);
+  const report = await migrate({
+    ...common,
+    to: flags.to!,
+    compression: flags.compression,
+    connections: flags.connections,
+    verify: flags.verify,
+  });
+  const exitCode = exitCodeOf(report);
+  output.finish(report, plan, exitCode);
+  return exitCode;
+}
+
+async function rehearseMachine(job: Job): Promise<number> {
+  const { flags, output } = job;
+  const { plan, common } = await begin(job);
+  const report = await rehearse({ maxPasses: MOST_REHEARSED, ...common, ...(flags.to && { to: flags.to }) });
+  const exitCode = report.wouldMove ? ExitCode.DONE : ExitCode.NOT_CONVERGED;
+  output.finishRehearsal(report, plan, exitCode);
+  return exitCode;
+}
+
+/** Gets the machine ready, and says so. @returns also what a migration and a rehearsal are both asked for */
+async function begin({ machine, targets, flags, output, wish }: Job) {
   const tls = tlsOf(flags);
   const ownership = readOwnership(flags);
   const plan = planOf(machine, targets, flags);
   await wish.unlessCame(becomeHost(machine, flags, ownership));
   output.begin(plan);
-  const report = await migrate({
-    to: flags.to!,
+  const common = {
     memory: machine.memory,
     devices: machine.devices,
     downtimeLimitMs: flags.downtimeLimit,
     onStall: flags.onStall,
-    compression: flags.compression,
-    connections: flags.connections,
-    verify: flags.verify,
     timeoutMs: flags.timeout,
     ...limitsOf(flags),
     ...(tls && { tls }),
     ...(ownership && { ownership }),
     signal: wish.signal,
-    onEvent: event => output.tell(event),
-  });
-  const exitCode = exitCodeOf(report);
-  output.finish(report, plan, exitCode);
-  return exitCode;
+    onEvent: (event: MigrationEvent) => output.tell(event),
+  };
+  return { plan, common };
 }
 
 /** Whoever gives a machine its memory starts it, rehearsal or not, and must be its owner first: docs/ownership.md. */
@@ -78,31 +97,6 @@ async function becomeHost(machine: AttachedMachine, { beside }: MigrateFlags, ow
   if (ownership !== undefined) await claimOwnership(ownership);
   await machine.endAbandonedMigration();
   await machine.giveMemory();
-}
-
-async function rehearseMachine({ machine, targets, flags, output, wish }: Job): Promise<number> {
-  const tls = tlsOf(flags);
-  const ownership = readOwnership(flags);
-  const plan = planOf(machine, targets, flags);
-  await wish.unlessCame(becomeHost(machine, flags, ownership));
-  output.begin(plan);
-  const report = await rehearse({
-    memory: machine.memory,
-    devices: machine.devices,
-    downtimeLimitMs: flags.downtimeLimit,
-    onStall: flags.onStall,
-    timeoutMs: flags.timeout,
-    ...(flags.to && { to: flags.to }),
-    maxPasses: MOST_REHEARSED,
-    ...limitsOf(flags),
-    ...(tls && { tls }),
-    ...(ownership && { ownership }),
-    signal: wish.signal,
-    onEvent: event => output.tell(event),
-  });
-  const exitCode = report.wouldMove ? ExitCode.DONE : ExitCode.NOT_CONVERGED;
-  output.finishRehearsal(report, plan, exitCode);
-  return exitCode;
 }
 
 function planOf(machine: AttachedMachine, devices: readonly string[], flags: MigrateFlags): MigrationPlan {

@@ -9,7 +9,7 @@ import type { Ownership } from '../ownership/index.js';
 import { type ConvergenceHistory, type ConvergenceLimits, type Decision, decide } from '../source/convergence.js';
 import { estimateDowntime } from '../source/downtime.js';
 import { Interruption } from '../source/interruption.js';
-import type { MigrationEvent, PassReport } from '../source/migration-report.js';
+import { type MigrationEvent, type PassReport, sentPass } from '../source/migration-report.js';
 import { checkPassOptions, type PassOptions } from '../source/pass-options.js';
 import { Recent } from '../source/recent.js';
 import { SourceDevices } from '../source/source-devices.js';
@@ -173,16 +173,7 @@ class Rehearsal {
       await this.#pause(Math.min(PROGRESS_MS, neededMs - passed));
       this.#tellProgress(pass, Math.min(1, (performance.now() - startedAt) / neededMs), bytesPerSecond);
     }
-    const report: PassReport = {
-      ...pass,
-      durationMs: performance.now() - startedAt,
-      zeroPages: 0,
-      hotPages: 0,
-      dirtyPages: 0,
-      dirtyBySource: [],
-      dirtyPagesPerSecond: 0,
-      estimatedDowntimeMs: undefined,
-    };
+    const report = sentPass({ ...pass, zeroPages: 0, durationMs: performance.now() - startedAt });
     this.#passes.push(report);
     return report;
   }

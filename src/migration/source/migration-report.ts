@@ -158,6 +158,20 @@ export interface MigrationReport {
   lostLogs: LostLog[];
 }
 
+/** The report of a pass whose pages are sent: what it left dirty is not known yet. */
+export function sentPass(
+  sent: Pick<PassReport, 'pass' | 'pagesSent' | 'zeroPages' | 'bytesSent' | 'durationMs'>,
+): PassReport {
+  const later = {
+    hotPages: 0,
+    dirtyPages: 0,
+    dirtyBySource: [],
+    dirtyPagesPerSecond: 0,
+    estimatedDowntimeMs: undefined,
+  };
+  return { ...sent, ...later };
+}
+
 /** The report of a migration that has not begun. */
 export function emptyReport(): MigrationReport {
   return {

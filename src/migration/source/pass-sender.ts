@@ -4,7 +4,7 @@ import type { DirtySet } from '../../tracker/index.js';
 import { PAGE_SIZE } from '../memory/machine-memory.js';
 import { PageList } from '../stream/page-list.js';
 import type { MemoryLane } from './memory-lane.js';
-import type { MigrationEvent, PassReport } from './migration-report.js';
+import { type MigrationEvent, type PassReport, sentPass } from './migration-report.js';
 import { RateLimit } from './rate-limit.js';
 
 /** How often progress is told, milliseconds. */
@@ -44,18 +44,13 @@ export class PassSender {
     const progress = new PassProgress(this.#passes.length, dirty.count(), performance.now());
     await this.#sendPages(lane, dirty, progress, mustEnd);
     await lane.flush();
-    const report: PassReport = {
+    const report = sentPass({
       pass: progress.pass,
       pagesSent: progress.pagesSent,
       zeroPages: lane.zeroPages - before.zeroPages,
       bytesSent: lane.bytesSent - before.bytes,
       durationMs: performance.now() - progress.startedAt,
-      hotPages: 0,
-      dirtyPages: 0,
-      dirtyBySource: [],
-      dirtyPagesPerSecond: 0,
-      estimatedDowntimeMs: undefined,
-    };
+    });
     this.#passes.push(report);
     return report;
   }
