@@ -73,6 +73,7 @@ describe('a migration by several connections', () => {
       connections: 3,
       verify: 'report',
       downtimeLimitMs: 20,
+      onStall: 'stop',
       onEvent(event) {
         const runs = event.event === 'pass' ? event.estimatedDowntimeMs !== undefined : event.event === 'progress';
         if (!runs || turn > 20) return;

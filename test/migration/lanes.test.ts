@@ -93,7 +93,7 @@ async function pairOf(
 
 /** Sends all memory once. */
 async function sendAll(lanes: MemoryLanes, machine: MachineMemory): Promise<void> {
-  const list = new PageList();
+  const list = new PageList(lanes.pagesPerList(machine.pages));
   for (const range of machine.slots.keys()) {
     for (let page = 0; page < machine.pagesOf(range); ) {
       page += list.add(range, page, machine.pagesOf(range) - page);

@@ -17,7 +17,7 @@ describe('a rate limit', () => {
         }),
         (bytesPerSecond, blocks) => {
           const limit = new RateLimit(bytesPerSecond);
-          const most = limit.pagesPerBlock * 4096;
+          const most = limit.pagesAtOnce * 4096;
           const sent: { at: number; bytes: number }[] = [];
           let now = 0;
           for (const { part, idleMs } of blocks) {
@@ -43,8 +43,8 @@ describe('a rate limit', () => {
   });
 
   it('makes blocks small on a slow link, and never empty', () => {
-    expect(new RateLimit(4096 * 500).pagesPerBlock).toBe(10);
-    expect(new RateLimit(1).pagesPerBlock).toBe(1);
+    expect(new RateLimit(4096 * 500).pagesAtOnce).toBe(10);
+    expect(new RateLimit(1).pagesAtOnce).toBe(1);
     expect(new RateLimit(undefined).spend(1e12, 0)).toBe(0);
   });
 });

@@ -1,6 +1,6 @@
 import type { MachineMemory } from '../memory/machine-memory.js';
 import { type Compression, MemoryEncoder } from '../stream/memory-encoder.js';
-import type { PageList } from '../stream/page-list.js';
+import { PAGES_PER_BLOCK, type PageList } from '../stream/page-list.js';
 import { FrameType, MAX_PAYLOAD } from '../stream/stream-format.js';
 import type { MemoryLane } from './memory-lane.js';
 import type { SourceLink } from './source-link.js';
@@ -21,6 +21,10 @@ export class ControlLane implements MemoryLane {
 
   get zeroPages(): number {
     return this.#encoder.zeroPages;
+  }
+
+  pagesPerList(): number {
+    return PAGES_PER_BLOCK;
   }
 
   async send(list: PageList): Promise<void> {

@@ -24,7 +24,7 @@ export class LaneSender {
   readonly #say: (word: SenderWord | FailureWord) => void;
   readonly #channel: FrameChannel;
   readonly #places: readonly SharedPageList[];
-  readonly #list = new PageList();
+  readonly #block = new PageList();
   readonly #encoder: MemoryEncoder;
   /** Aborted when the lane must have been taken. */
   readonly #joinBy: AbortSignal;
@@ -75,8 +75,9 @@ export class LaneSender {
   }
 
   async #send(place: number): Promise<void> {
-    this.#places[place]!.take(this.#list);
-    await this.#channel.sendFilled(FrameType.MEMORY, MAX_PAYLOAD, into => this.#encoder.encode(this.#list, into));
+    for (const block of this.#places[place]!.takeBy(this.#block)) {
+      await this.#channel.sendFilled(FrameType.MEMORY, MAX_PAYLOAD, into => this.#encoder.encode(block, into));
+    }
     this.#say({ word: 'sent', place, bytesSent: this.#channel.bytesSent, zeroPages: this.#encoder.zeroPages });
   }
 

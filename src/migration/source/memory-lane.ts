@@ -10,6 +10,8 @@ export interface MemoryLane {
   readonly bytesSent: number;
   /** Pages sent so far that were zero, and only named. */
   readonly zeroPages: number;
+  /** How many pages a list shall have where there are so many to send; it must not have more. */
+  pagesPerList(pages: number): number;
   /**
    * Sends the pages of a list, as memory is when the lane reads it, which is before or after this is done. Done when the lane takes another
    * list; `list` is the caller's again then.

@@ -3,9 +3,13 @@ import type { LinkEvent } from '../link/link-keeper.js';
 import type { TlsIdentity } from '../link/tls-identity.js';
 import type { MachineMemory } from '../memory/machine-memory.js';
 import type { Compression } from '../stream/memory-encoder.js';
-import type { PageList } from '../stream/page-list.js';
+import { PAGES_PER_BLOCK, type PageList } from '../stream/page-list.js';
 import type { MemoryLane } from './memory-lane.js';
+import { MOST_PAGES } from './shared-page-list.js';
 import { WorkerLane } from './worker-lane.js';
+
+/** Every lane gets so many lists of a pass at least, where there are blocks for them. */
+const LISTS_EACH = 8;
 
 /** What {@link MemoryLanes} are made of. */
 export interface MemoryLanesOptions {
@@ -67,6 +71,12 @@ export class MemoryLanes implements MemoryLane {
   /** Done when the destination has taken all lanes. @throws VfioError why one of them cannot be: ECONNREFUSED, ETIMEDOUT… */
   async joined(): Promise<void> {
     await this.#unlessFailed(this.#lanes.map(lane => lane.joined()));
+  }
+
+  /** Long lists, unless the lanes would then end far apart. */
+  pagesPerList(pages: number): number {
+    const evenly = Math.floor(pages / (this.#lanes.length * LISTS_EACH));
+    return Math.min(MOST_PAGES, Math.max(PAGES_PER_BLOCK, evenly));
   }
 
   async send(list: PageList): Promise<void> {

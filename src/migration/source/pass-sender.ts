@@ -20,14 +20,12 @@ export interface PassSenderOptions {
 /** Sends memory, pass by pass. */
 export class PassSender {
   readonly #limit: RateLimit;
-  readonly #list: PageList;
   readonly #onEvent: (event: MigrationEvent) => void;
   readonly #passes: PassReport[] = [];
 
   constructor({ onEvent, bandwidth }: PassSenderOptions) {
     this.#onEvent = onEvent;
     this.#limit = new RateLimit(bandwidth);
-    this.#list = new PageList(this.#limit.pagesPerBlock);
   }
 
   /** Every pass so far, in order. */
@@ -56,24 +54,25 @@ export class PassSender {
   }
 
   async #sendPages(lane: MemoryLane, dirty: DirtySet, progress: PassProgress, mustEnd: () => boolean): Promise<void> {
+    const list = new PageList(Math.min(lane.pagesPerList(progress.pagesTotal), this.#limit.pagesAtOnce));
     for (const [index, { bitmap, pages }] of dirty.ranges.entries()) {
       const cursor = new RunCursor(bitmap, 0, pages);
       while (cursor.next()) {
         for (let page = cursor.start; page < cursor.end; ) {
-          page += this.#list.add(index, page, cursor.end - page);
-          if (!this.#list.full) continue;
-          await this.#sendList(lane, dirty, progress);
+          page += list.add(index, page, cursor.end - page);
+          if (!list.full) continue;
+          await this.#sendList(list, lane, dirty, progress);
           if (mustEnd()) return;
         }
       }
     }
-    if (this.#list.pages > 0) await this.#sendList(lane, dirty, progress);
+    if (list.pages > 0) await this.#sendList(list, lane, dirty, progress);
   }
 
-  async #sendList(lane: MemoryLane, dirty: DirtySet, progress: PassProgress): Promise<void> {
-    await lane.send(this.#list);
-    progress.pagesSent += this.#list.pages;
-    this.#forget(dirty);
+  async #sendList(list: PageList, lane: MemoryLane, dirty: DirtySet, progress: PassProgress): Promise<void> {
+    await lane.send(list);
+    progress.pagesSent += list.pages;
+    forget(dirty, list);
     await this.#limit.pace(lane.bytesSent);
     const now = performance.now();
     if (now - progress.toldAt < PROGRESS_MS) return;
@@ -89,16 +88,16 @@ export class PassSender {
       estimatedDowntimeMs: last?.estimatedDowntimeMs,
     });
   }
+}
 
-  /** What was sent is not dirty any more. */
-  #forget(dirty: DirtySet): void {
-    const { ranges, firstPages, pageCounts, extents } = this.#list;
-    for (let index = 0; index < extents; index++) {
-      const first = firstPages[index]!;
-      clearRange(dirty.ranges[ranges[index]!]!.bitmap, first, first + pageCounts[index]!);
-    }
-    this.#list.clear();
+/** What was sent is not dirty any more. */
+function forget(dirty: DirtySet, list: PageList): void {
+  const { ranges, firstPages, pageCounts, extents } = list;
+  for (let index = 0; index < extents; index++) {
+    const first = firstPages[index]!;
+    clearRange(dirty.ranges[ranges[index]!]!.bitmap, first, first + pageCounts[index]!);
   }
+  list.clear();
 }
 
 class PassProgress {

@@ -24,8 +24,8 @@ export class RateLimit {
     this.#bytesPerMs = (bytesPerSecond ?? Number.POSITIVE_INFINITY) / 1000;
   }
 
-  /** Pages that a block may have, so that one block is no burst. */
-  get pagesPerBlock(): number {
+  /** Pages that may leave together, so that they are no burst. */
+  get pagesAtOnce(): number {
     return Math.max(1, Math.floor((this.#bytesPerMs * AHEAD_MS) / PAGE_SIZE));
   }
 

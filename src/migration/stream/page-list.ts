@@ -1,19 +1,25 @@
 import { PAGE_SIZE } from '../memory/machine-memory.js';
-import { BLOCK_SIZE, MAX_EXTENTS } from './stream-format.js';
+import { BLOCK_SIZE } from './stream-format.js';
 
-/** Pages that travel in one block: extents, each some pages in a row. Used again and again, so that nothing is allocated for a page. */
+/** Most pages in one block. */
+export const PAGES_PER_BLOCK = BLOCK_SIZE / PAGE_SIZE;
+
+/** Pages that travel together: extents, each some pages in a row. Used again and again, so that nothing is allocated for a page. */
 export class PageList {
   /** Of each extent: the range's index in the machine's memory, its first page there, and how many pages. */
-  readonly ranges = new Uint32Array(MAX_EXTENTS);
-  readonly firstPages = new Float64Array(MAX_EXTENTS);
-  readonly pageCounts = new Uint32Array(MAX_EXTENTS);
+  readonly ranges: Uint32Array;
+  readonly firstPages: Float64Array;
+  readonly pageCounts: Uint32Array;
   readonly #most: number;
   #extents = 0;
   #pages = 0;
 
-  /** @param most pages that it takes, at most a block's; fewer make a slow link move more evenly */
-  constructor(most: number = BLOCK_SIZE / PAGE_SIZE) {
-    this.#most = Math.max(1, Math.min(most, BLOCK_SIZE / PAGE_SIZE));
+  /** @param most pages that it takes; default: a block's */
+  constructor(most: number = PAGES_PER_BLOCK) {
+    this.#most = most;
+    this.ranges = new Uint32Array(most);
+    this.firstPages = new Float64Array(most);
+    this.pageCounts = new Uint32Array(most);
   }
 
   /** Extents collected. */
