@@ -2,9 +2,9 @@ import { timingSafeEqual } from 'node:crypto';
 import type { Duplex } from 'node:stream';
 import { OwnedFd } from '../../native/index.js';
 import { asVfioError, VfioError } from '../../uapi/index.js';
-import { BulkSocket } from '../lane/bulk-socket.js';
 import { channelOfLane, decodeJoin, type Join } from '../lane/join.js';
 import { type FailureWord, failureWord } from '../lane/lane-thread.js';
+import { Door } from '../link/door.js';
 import { readFirstFrame } from '../link/first-frame.js';
 import { decodeResume } from '../link/resume.js';
 import { attachMemory } from '../memory/shared-machine-memory.js';
@@ -12,7 +12,6 @@ import { FrameChannel } from '../stream/frame-channel.js';
 import { applyMemoryBlock } from '../stream/memory-block.js';
 import { encodeControlFrame, FrameType } from '../stream/stream-format.js';
 import { unexpected } from '../stream/unexpected.js';
-import { LaneDoor } from './lane-door.js';
 import { LaneCounts, type LaneReceiverStart, type ReceiverOrder, type ReceiverWord } from './lane-orders.js';
 
 /** How long a connection may be without its first frame, milliseconds. */
@@ -26,7 +25,7 @@ export class LaneReceiver {
   readonly #start: LaneReceiverStart;
   readonly #say: (word: ReceiverWord | FailureWord) => void;
   readonly #counts: LaneCounts;
-  readonly #door: LaneDoor;
+  readonly #door: Door;
   #memory: ReturnType<typeof attachMemory>;
   #channel: FrameChannel | undefined;
 
@@ -36,7 +35,8 @@ export class LaneReceiver {
     this.#counts = new LaneCounts(start.counts);
     this.#memory = attachMemory(start.memory);
     const onConnection = (socket: Duplex) => void this.#accept(socket);
-    this.#door = new LaneDoor({ tls: start.tls, handshakeMs: FIRST_FRAME_MS, onConnection });
+    const onRefused = (socket: Duplex) => socket.destroy();
+    this.#door = new Door({ tls: start.tls, handshakeMs: FIRST_FRAME_MS, onConnection, onRefused });
   }
 
   take(order: ReceiverOrder): void {
@@ -73,7 +73,6 @@ export class LaneReceiver {
     channel.keepAlive(this.#start.peerTimeoutMs);
     this.#channel = channel;
     socket.write(encodeControlFrame(FrameType.JOIN, new Uint8Array(0)));
-    if (socket instanceof BulkSocket) socket.readInBulk(() => channel.place);
     channel.begin(socket);
     void this.#receive(channel);
   }
@@ -82,7 +81,6 @@ export class LaneReceiver {
     const resume = decodeResume(payload);
     this.#requireSource(resume.token, resume.channel === channelOfLane(this.#start.lane));
     if (this.#channel === undefined) throw stale('RESUME', 'this lane is not in use');
-    if (socket instanceof BulkSocket) socket.readInBulk(() => this.#channel?.place);
     this.#channel.attach(socket, resume);
   }
 

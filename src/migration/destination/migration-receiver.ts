@@ -1,14 +1,16 @@
-import type { Socket } from 'node:net';
+import { lookup } from 'node:dns/promises';
+import type { Duplex } from 'node:stream';
 import { asVfioError, VfioError } from '../../uapi/index.js';
+import { ConnectionListener } from '../link/connection-listener.js';
+import { Door } from '../link/door.js';
 import { readFirstFrame } from '../link/first-frame.js';
-import { type MigrationDoor, migrationDoor } from '../link/listen.js';
 import { decodeResume, type Resume } from '../link/resume.js';
 import { FrameChannel, unexpected } from '../stream/frame-channel.js';
 import { encodeAbort, encodeControlFrame, FrameType } from '../stream/stream-format.js';
 import { HELLO_MS, type ReceiveOptions, type ReceiveReport, Reception } from './reception.js';
 
-/** How many may be connected at a time, before one of them has shown to be the source. Each costs a buffer of a block. */
-const MOST_CONNECTIONS = 16;
+/** How many may speak at a time, before one of them has shown to be the source. */
+const MOST_RECEPTIONS = 16;
 /** How long somebody who is refused may take to read why, milliseconds. */
 const LINGER_MS = 1000;
 
@@ -18,17 +20,21 @@ const LINGER_MS = 1000;
  */
 export class MigrationReceiver {
   readonly #options: ReceiveOptions;
-  readonly #door: MigrationDoor;
+  readonly #door: Door;
+  readonly #listener: ConnectionListener;
+  readonly #host: string;
   readonly #finished: Promise<ReceiveReport>;
   #settle!: { resolve: (report: ReceiveReport) => void; reject: (error: unknown) => void };
   #claimed = false;
   /** Connections that have not yet said what they are for, or are told that it is not for here. */
-  readonly #strangers = new Set<Socket>();
+  readonly #strangers = new Set<Duplex>();
   readonly #receptions = new Set<Reception>();
 
-  private constructor(options: ReceiveOptions) {
+  /** @param host an address, and no name */
+  private constructor(options: ReceiveOptions, host: string, port: number) {
     this.#options = options;
-    this.#door = migrationDoor({
+    this.#host = host;
+    this.#door = new Door({
       tls: options.tls,
       handshakeMs: HELLO_MS,
       onConnection: socket => void this.#accept(socket),
@@ -37,12 +43,12 @@ export class MigrationReceiver {
         this.#refuse(socket, error);
       },
     });
-    this.#door.server.maxConnections = MOST_CONNECTIONS;
     this.#finished = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
     });
     // Whoever never asks for the end must not be ended by it.
     this.#finished.catch(() => {});
+    this.#listener = new ConnectionListener(host, port, connection => this.#door.letIn(connection));
   }
 
   /** Begins to listen. @throws VfioError EINVAL for a number of connections that is none; EADDRINUSE, EACCES… as the system says */
@@ -51,21 +57,18 @@ export class MigrationReceiver {
     if (!(Number.isInteger(connections) && connections >= 1)) {
       throw new VfioError('EINVAL', { operation: 'receive', field: 'connections', message: `${connections}` });
     }
-    const receiver = new MigrationReceiver(options);
-    const { server } = receiver.#door;
-    return new Promise((resolve, reject) => {
-      // Later errors (no descriptor left for another connection) leave the listener as it is.
-      server.on('error', error => reject(asVfioError(error, 'listen')));
-      const { host = '127.0.0.1', port = 0 } = options.listen ?? {};
-      server.listen({ host, port }, () => resolve(receiver));
-    });
+    const { host = '127.0.0.1', port = 0 } = options.listen ?? {};
+    try {
+      const { address } = await lookup(host);
+      return new MigrationReceiver(options, address, port);
+    } catch (error) {
+      throw asVfioError(error, 'listen');
+    }
   }
 
   /** Where a source can connect. */
   get address(): { host: string; port: number } {
-    const address = this.#door.server.address();
-    if (address === null || typeof address === 'string') throw new VfioError('ENOTCONN', { operation: 'listen' });
-    return { host: address.address, port: address.port };
+    return { host: this.#host, port: this.#listener.port };
   }
 
   /**
@@ -85,7 +88,7 @@ export class MigrationReceiver {
     if (!this.#claimed) this.#settle.reject(error);
   }
 
-  async #accept(socket: Socket): Promise<void> {
+  async #accept(socket: Duplex): Promise<void> {
     this.#watch(socket);
     try {
       const { type, payload } = await readFirstFrame(socket, HELLO_MS);
@@ -98,13 +101,13 @@ export class MigrationReceiver {
     }
   }
 
-  #watch(socket: Socket): void {
+  #watch(socket: Duplex): void {
     this.#strangers.add(socket);
     socket.once('close', () => this.#strangers.delete(socket));
   }
 
   /** Whoever is refused hears why, and has a second to go. The machine never ran here for its sake. */
-  #refuse(socket: Socket, error: VfioError): void {
+  #refuse(socket: Duplex, error: VfioError): void {
     // What was damaged on its way may be well on the next.
     if (error.errno === 'EBADMSG') socket.destroy();
     if (socket.destroyed) return;
@@ -116,7 +119,7 @@ export class MigrationReceiver {
   }
 
   /** A source has lost its connection, and comes by another. */
-  #goOn(socket: Socket, resume: Resume): void {
+  #goOn(socket: Duplex, resume: Resume): void {
     for (const reception of this.#receptions) {
       const channel = reception.channelOf(resume.token, resume.channel);
       if (channel === undefined) continue;
@@ -126,8 +129,8 @@ export class MigrationReceiver {
     throw new VfioError('ESTALE', { operation: 'RESUME', field: 'token', message: 'there is no such migration here' });
   }
 
-  #receive(socket: Socket): void {
-    if (this.#receptions.size >= MOST_CONNECTIONS) throw busy('too many want to be the source');
+  #receive(socket: Duplex): void {
+    if (this.#receptions.size >= MOST_RECEPTIONS) throw busy('too many want to be the source');
     const { timeoutMs, onEvent } = this.#options;
     const channel = new FrameChannel({ timeoutMs, onLinkEvent: onEvent });
     const reception = new Reception(this.#options, channel, {
@@ -154,6 +157,7 @@ export class MigrationReceiver {
   }
 
   #stopListening(): void {
+    this.#listener.close();
     this.#door.close();
     for (const stranger of this.#strangers) stranger.destroy();
   }

@@ -1,9 +1,10 @@
 import { OwnedFd } from '../../native/index.js';
 import type { VfioError } from '../../uapi/index.js';
 import { LaneThread } from '../lane/lane-thread.js';
+import { ConnectionListener } from '../link/connection-listener.js';
 import type { MachineMemory } from '../memory/machine-memory.js';
 import { MemoryShare } from '../memory/shared-machine-memory.js';
-import { LaneListener } from './lane-listener.js';
+
 import { LaneCounts, type LaneReceiverStart, type ReceiverOrder, type ReceiverWord } from './lane-orders.js';
 
 /** What a {@link ReceivingLane} is made of. */
@@ -20,7 +21,7 @@ const MOST_WAITING = 16;
 
 /** The destination's end of one lane, seen from the thread that directs the migration. */
 export class ReceivingLane {
-  readonly #listener: LaneListener;
+  readonly #listener: ConnectionListener;
   /** Descriptors that the thread was told of, in order, the newest of them. */
   readonly #connections: number[] = [];
   /** How many there were before those. */
@@ -34,7 +35,7 @@ export class ReceivingLane {
   /** Begins to listen, and starts the thread. @throws VfioError EADDRINUSE, EACCES… as the system says; EBADF when memory is closed */
   constructor({ listen, memory, onFailed, ...start }: ReceivingLaneOptions) {
     // Here and not in the thread, which may be ended at any moment and would leave the descriptor open.
-    this.#listener = new LaneListener(listen.address, listen.port, connection => this.#handOver(connection));
+    this.#listener = new ConnectionListener(listen.address, listen.port, connection => this.#handOver(connection));
     try {
       const share = new MemoryShare(memory);
       this.#shares.push(share);

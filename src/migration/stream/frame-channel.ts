@@ -1,5 +1,6 @@
 import type { Duplex } from 'node:stream';
 import { requireBytes, VfioError, viewOf } from '../../uapi/index.js';
+import { BulkSocket } from '../link/bulk-socket.js';
 import { type Dial, type LinkEvent, LinkKeeper, type LinkUser } from '../link/link-keeper.js';
 import type { Resume } from '../link/resume.js';
 import type { Frame } from './frame-parser.js';
@@ -108,11 +109,6 @@ export class FrameChannel {
     };
   }
 
-  /** Where the next bytes of the connection belong, if that is known: reading them to there saves a copy. */
-  get place(): Uint8Array | undefined {
-    return this.#inbox.place;
-  }
-
   /** Bytes sent so far, headers included; what was sent again after a lost connection counts once. */
   get bytesSent(): number {
     return this.#bytesSent;
@@ -154,6 +150,7 @@ export class FrameChannel {
   /** Uses a first connection, at the end that listens. */
   begin(socket: Duplex): void {
     this.#keeper.begin(socket);
+    this.#readInBulk(socket);
   }
 
   /**
@@ -164,6 +161,12 @@ export class FrameChannel {
    */
   attach(socket: Duplex, resume: Resume): void {
     this.#keeper.attach(socket, resume);
+    this.#readInBulk(socket);
+  }
+
+  /** Straight to where the bytes belong, if that is known: that saves a copy. */
+  #readInBulk(socket: Duplex): void {
+    if (socket instanceof BulkSocket) socket.readInBulk(() => this.#inbox.place);
   }
 
   /** Gives a sign of life often enough for a peer that waits this long, milliseconds. */

@@ -3,8 +3,8 @@ import { acceptConnection, type OwnedFd, TcpListener, type Watch, watch } from '
 /** How long nobody is let in when the process has no descriptor left, milliseconds. */
 const REST_MS = 100;
 
-/** The port of a lane, and the connections that come to it. */
-export class LaneListener {
+/** A port, and the connections that come to it. */
+export class ConnectionListener {
   readonly #listener: TcpListener;
   readonly #watch: Watch;
   readonly #onConnection: (connection: OwnedFd) => void;
