@@ -10,6 +10,8 @@ import { tamperedLink } from '../migration/two-hosts.js';
 import { Hosts, MEMORY_BYTES } from './machines.js';
 
 const BUSY = ['--workload', 'hot-set', '--rate', '2000'];
+/** However busy the computer is that the test runs on. */
+const UNHURRIED = ['--downtime-limit', '60s'];
 /** Passes enough to act upon, however fast the machine is. */
 const NEVER = ['--downtime-limit', '1ms', '--max-passes', '100000', '--on-stall', 'wait'];
 
@@ -32,7 +34,7 @@ describe('dmalog migrate and receive', () => {
   it('move a machine at work, and both end with 0', async () => {
     await Promise.all([hosts.engine('a', ...BUSY), hosts.engine('b')]);
     const { receiver, to } = await hosts.receive('b');
-    const { code, stderr, result } = await hosts.migrate('a', to, '--verify', 'abort').end();
+    const { code, stderr, result } = await hosts.migrate('a', to, '--verify', 'abort', ...UNHURRIED).end();
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
     expect(result).toMatchObject({ event: 'result', exitCode: 0, outcome: 'moved', runningAt: 'destination' });
     expect(result).toMatchObject({ verified: true, stalePages: 0 });
@@ -297,7 +299,7 @@ describe('dmalog migrate that is interrupted', () => {
     async phase => {
       await Promise.all([hosts.engine('a', ...BUSY), hosts.engine('b')]);
       const { receiver, to } = await hosts.receive('b', '--exit');
-      const migration = hosts.migrate('a', to, '--verify', 'abort');
+      const migration = hosts.migrate('a', to, '--verify', 'abort', ...UNHURRIED);
       await migration.event(isPhase(phase));
       migration.child.kill('SIGTERM');
       const { code, result } = await migration.end();
