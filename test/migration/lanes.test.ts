@@ -81,7 +81,7 @@ async function pairOf(
   const { ports } = receiving;
   const links = await Promise.all(ports.map((port, lane) => through?.({ host: '127.0.0.1', port }, lane)));
   opened.push(...links.filter(link => link !== undefined));
-  const sending = new MemoryLanes({
+  const sending = await MemoryLanes.start({
     compression: 'off',
     ...shared,
     ports: ports.map((port, lane) => links[lane]?.address.port ?? port),
@@ -105,6 +105,35 @@ async function sendAll(lanes: MemoryLanes, machine: MachineMemory): Promise<void
   }
   if (list.pages > 0) await lanes.send(list);
   await lanes.flush();
+}
+
+interface Shares {
+  /** How often it was given to a thread, and how often that ended. */
+  readonly given: number;
+  readonly ended: number;
+  /** As memory does that is closed, once it was given so often. */
+  refuseAfter(times: number): void;
+}
+
+function sharesOf(memory: GuestMemory): Shares {
+  let most = Number.POSITIVE_INFINITY;
+  const share = memory.share.bind(memory);
+  const giving = vi.spyOn(memory, 'share').mockImplementation(() => {
+    if (giving.mock.results.filter(({ type }) => type === 'return').length < most) return share();
+    throw new VfioError('EBADF', { operation: 'share' });
+  });
+  const ending = vi.spyOn(memory, 'endShare');
+  return {
+    get given() {
+      return giving.mock.results.filter(({ type }) => type === 'return').length;
+    },
+    get ended() {
+      return ending.mock.calls.length;
+    },
+    refuseAfter(times) {
+      most = times;
+    },
+  };
 }
 
 function threadCount(): number {
@@ -210,7 +239,7 @@ describe('memory lanes in trouble', () => {
   it('say which port refuses them', async () => {
     const source = machineOf([10]);
     const shared = { host: '127.0.0.1', tls: undefined, token, timeoutMs: 1000, peerTimeoutMs: 1000 };
-    const sending = new MemoryLanes({ compression: 'off', ...shared, ports: [1], memory: source });
+    const sending = await MemoryLanes.start({ compression: 'off', ...shared, ports: [1], memory: source });
     opened.push(sending);
     await expect(sending.joined()).rejects.toThrow(/lane 0: .*127\.0\.0\.1:1 \(ECONNREFUSED\)/);
   });
@@ -293,6 +322,28 @@ describe('memory lanes in trouble', () => {
     const told = receiving.useMemory(machineOf([600]));
     await Promise.all([expect(told).rejects.toMatchObject({ errno: 'ECANCELED' }), receiving.close()]);
     await expect(receiving.useMemory(machineOf([600]))).rejects.toMatchObject({ errno: 'ECANCELED' });
+  });
+
+  describe('of which the second cannot start', () => {
+    const shared = { host: '127.0.0.1', tls: undefined, token, timeoutMs: 1000, peerTimeoutMs: 1000 };
+    const begin = {
+      source: (memory: MachineMemory) => MemoryLanes.start({ ...shared, compression: 'off', ports: [1, 1], memory }),
+      destination: (memory: MachineMemory) =>
+        ReceivingLanes.listen({ ...shared, lanes: 2, firstPort: 0, memory, onFailed: () => {} }),
+    };
+
+    it.each(['source', 'destination'] as const)('leave nothing of the first behind at the %s', async end => {
+      const machine = machineOf([1, 1]);
+      // Warm: what Node opens for its first thread it keeps.
+      await (await begin[end](machine)).close();
+      const before = { threads: threadCount(), fds: fdCount() };
+      const [first, second] = machine.slots.map(({ memory }) => sharesOf(memory)) as [Shares, Shares];
+      second.refuseAfter(1);
+      await expect(begin[end](machine)).rejects.toMatchObject({ errno: 'EBADF' });
+      expect([first.given, second.given]).toEqual([2, 1]);
+      expect([first.ended, second.ended]).toEqual([2, 1]);
+      expect({ threads: threadCount(), fds: fdCount() }).toEqual(before);
+    });
   });
 
   it('leave no thread, port or descriptor behind, whenever they are closed', async () => {

@@ -14,9 +14,10 @@ import {
 } from '../../src/migration/index.js';
 import { dialTo } from '../../src/migration/link/dial.js';
 import { readFirstFrame } from '../../src/migration/link/first-frame.js';
+import type { Dial } from '../../src/migration/link/link-keeper.js';
 import { decodeResume, encodeResume, type Resume } from '../../src/migration/link/resume.js';
 import { encodeFrameHeader, FRAME_HEADER_SIZE } from '../../src/migration/stream/stream-format.js';
-import { VfioError } from '../../src/uapi/index.js';
+import { type ErrnoName, VfioError } from '../../src/uapi/index.js';
 import { hashOf, type Link, move, tamperedLink, twoHosts } from './two-hosts.js';
 
 const opened: { close(): unknown }[] = [];
@@ -26,8 +27,16 @@ afterEach(async () => {
 
 type Tamper = Parameters<typeof tamperedLink>[1];
 
+interface TwoEndsOptions {
+  forth?: Tamper;
+  back?: Tamper;
+  timeoutMs?: number;
+  /** How the first attempts fail that are made after the first connection. */
+  redialFailures?: readonly ErrnoName[];
+}
+
 /** Two ends of a channel, and a link in between that a test can make worse. */
-async function twoEnds({ forth, back, timeoutMs = 2000 }: { forth?: Tamper; back?: Tamper; timeoutMs?: number } = {}) {
+async function twoEnds({ forth, back, timeoutMs = 2000, redialFailures = [] }: TwoEndsOptions = {}) {
   const events: LinkEvent[] = [];
   const token = randomBytes(16);
   const listening = new FrameChannel({ timeoutMs });
@@ -54,7 +63,7 @@ async function twoEnds({ forth, back, timeoutMs = 2000 }: { forth?: Tamper; back
   const link = await tamperedLink(address, forth ?? (piece => piece), back);
   const dialling = new FrameChannel({
     timeoutMs,
-    dial: dialTo(link.address),
+    dial: failing(dialTo(link.address), redialFailures),
     onLinkEvent: event => events.push(event),
   });
   await dialling.connect();
@@ -69,6 +78,16 @@ async function twoEnds({ forth, back, timeoutMs = 2000 }: { forth?: Tamper; back
   dialling.token = token;
   listening.token = token;
   return ends;
+}
+
+/** Dials the first time, and again when it has failed in all those ways. */
+function failing(dial: Dial, failures: readonly ErrnoName[]): Dial {
+  let dialled = 0;
+  return async signal => {
+    const errno = dialled++ === 0 ? undefined : failures[dialled - 2];
+    if (errno !== undefined) throw new VfioError(errno, { operation: 'connect' });
+    return dial(signal);
+  };
 }
 
 /** Sends all payloads. */
@@ -389,12 +408,33 @@ describe('a channel over connections that break', () => {
   });
 
   it('gives up when no connection comes for as long as it is patient, saying what was lost', async () => {
-    const ends = await twoEnds();
+    const ends = await twoEnds({ redialFailures: Array(1000).fill('EHOSTUNREACH') });
     await exchange(ends, 1, 10);
     ends.dialling.patienceMs = 100;
     const next = ends.dialling.next();
     await ends.link.close();
-    await expect(next).rejects.toThrow(/the link was not back within 100 ms: .*; then .*ECONNREFUSED/);
+    await expect(next).rejects.toThrow(/the link was not back within 100 ms: .*; then .*EHOSTUNREACH/);
+  });
+
+  it('gives up sooner when the other end refuses each time, saying what was lost', async () => {
+    const ends = await twoEnds({ timeoutMs: 3000 });
+    await exchange(ends, 1, 10);
+    const next = ends.dialling.next();
+    await ends.link.close();
+    await expect(next).rejects.toMatchObject({
+      errno: 'ECONNREFUSED',
+      message: expect.stringMatching(/nobody listens there any more: .*(ECONNRESET).*; then .*ECONNREFUSED/),
+    });
+  });
+
+  // The three attempts begin 0, 50 and 150 ms after the loss, or later; refusals are borne for a tenth of the time.
+  it.each([
+    ['that end soon', 20_000, ['ECONNREFUSED', 'ECONNREFUSED', 'ECONNREFUSED']],
+    ['that come one at a time', 1400, ['ECONNREFUSED', 'EHOSTUNREACH', 'ECONNREFUSED']],
+  ] as [string, number, ErrnoName[]][])('goes on after refusals %s', async (_, timeoutMs, redialFailures) => {
+    const ends = await twoEnds({ forth: onFirst(1, cutAt(100)), timeoutMs, redialFailures });
+    await exchange(ends, 3, 200);
+    expect(ends.events.map(({ event }) => event)).toEqual(['link-lost', 'link-resumed']);
   });
 
   it('is over with its connection once the decisive word is out, which waits for a connection', async () => {
@@ -551,7 +591,7 @@ describe('a migration over connections that break', () => {
       onEvent: ({ event }) => event === 'link-lost' && void link.close(),
     });
     await expect(receiver.finished()).rejects.toThrow(/the link was not back within 300 ms/);
-    expect(await moving).toMatchObject({ outcome: 'failed', runningAt: 'source', error: { errno: 'ETIMEDOUT' } });
+    expect(await moving).toMatchObject({ outcome: 'failed', runningAt: 'source', error: { errno: 'ECONNREFUSED' } });
     expect(hosts.destination.device.state).toHaveLength(0);
   });
 });

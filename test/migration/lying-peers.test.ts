@@ -69,7 +69,7 @@ describe('a destination that lies', () => {
     const { port } = silent.address() as { port: number };
     const { machine } = await hostOf(4);
     const shared = { host: '127.0.0.1', tls: undefined, token: randomBytes(16), timeoutMs: 300, peerTimeoutMs: 300 };
-    const lanes = new MemoryLanes({ ...shared, compression: 'off', ports: [port], memory: machine });
+    const lanes = await MemoryLanes.start({ ...shared, compression: 'off', ports: [port], memory: machine });
     opened.push(lanes);
     await expect(lanes.joined()).rejects.toMatchObject({ errno: 'ETIMEDOUT' });
     expect(connections).toBe(1);
@@ -111,7 +111,7 @@ describe('a source that lies', () => {
     const { token } = decodeHello(await channel.expect(FrameType.HELLO));
     channel.token = token!;
     const ports = await channel.expect(FrameType.LANES);
-    const lanes = new MemoryLanes({
+    const lanes = await MemoryLanes.start({
       host: address.host,
       tls: undefined,
       ports: [ports[0]! + 256 * ports[1]!, ports[2]! + 256 * ports[3]!],

@@ -80,7 +80,14 @@ export class MigrationReceiver {
     return this.#finished;
   }
 
-  /** Stops listening, and gives up a migration that is under way. Idempotent. */
+  /**
+   * Stops listening, and gives up a migration that is under way: its source is told, and runs the machine on. Done when that word is out and the
+   * connections are closed, a few seconds at most for a source that does not answer; {@link MigrationReceiver.finished} then throws
+   * ECANCELED as soon as the devices are reset.
+   *
+   * After GO it is too late: the machine runs here, and the migration goes on to its end. Only an ownership store that does not answer is asked no
+   * more; the machine then stays stopped here, and the record says whose it is. Idempotent.
+   */
   async close(): Promise<void> {
     const error = new VfioError('ECANCELED', { operation: 'receive', message: 'the receiver was closed' });
     this.#stopListening();

@@ -47,6 +47,7 @@ export class ReceivingLane {
       );
     } catch (error) {
       this.#listener.close();
+      for (const share of this.#shares) share.end();
       throw error;
     }
   }

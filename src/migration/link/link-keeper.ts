@@ -60,6 +60,11 @@ export interface LinkKeeperOptions {
 
 /** So many connections in a row that end without an answer to the first frame are no accident. */
 const MOST_UNANSWERED = 3;
+/**
+ * Refusals alone are borne for so little of the patience that a lost link is: whoever refuses is there, and the other end listens as long as it
+ * lives. Longer than an instant, as a forwarder on the way refuses too while it starts anew.
+ */
+const PATIENCE_WHEN_REFUSED = 1 / 10;
 /** A peer that lives gives a sign four times as often. */
 const MOST_SILENCE_MS = 1000;
 
@@ -278,6 +283,7 @@ export class LinkKeeper {
   async #redial(dial: Dial): Promise<void> {
     const redialing = new AbortController();
     this.#redialing = redialing;
+    let refusedSince: number | undefined;
     for (let attempt = this.#losses.count - 1; !redialing.signal.aborted; attempt++) {
       if (attempt > 0) await backOff(attempt - 1, redialing.signal);
       try {
@@ -286,8 +292,16 @@ export class LinkKeeper {
         if (await this.#resume(socket, redialing.signal)) return;
       } catch (error) {
         this.#dialError = asVfioError(error, 'connect');
+        refusedSince = this.#dialError.errno === 'ECONNREFUSED' ? (refusedSince ?? performance.now()) : undefined;
+        if (refusedSince !== undefined) this.#checkRefusals(refusedSince, this.#dialError);
       }
     }
+  }
+
+  #checkRefusals(since: number, cause: VfioError): void {
+    if (performance.now() - since < this.patienceMs * PATIENCE_WHEN_REFUSED) return;
+    const message = `nobody listens there any more: ${this.#lost?.error.message}; then ${cause.message}`;
+    this.fail(new VfioError('ECONNREFUSED', { operation: 'migration stream', message, cause }));
   }
 
   /** Whether the connection is in use now, or none shall be any more. */

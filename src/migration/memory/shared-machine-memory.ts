@@ -9,23 +9,32 @@ export type SharedMachineMemory = readonly (IovaRange & { memory: SharedGuestMem
 export class MemoryShare {
   /** What that thread is given; it reads and writes the memory by {@link attachMemory}. */
   readonly forThread: SharedMachineMemory;
-  #lent: MachineMemory['slots'];
+  readonly #lent: GuestMemory[] = [];
 
-  /** @throws VfioError EBADF when memory is closed */
+  /** @throws VfioError EBADF when memory is closed; nothing is shared then */
   constructor({ slots }: MachineMemory) {
-    this.#lent = slots;
-    this.forThread = slots.map(({ iova, length, offset, memory }) => ({
-      iova,
-      length,
-      offset,
-      memory: memory.share(),
-    }));
+    try {
+      this.forThread = slots.map(({ iova, length, offset, memory }) => ({
+        iova,
+        length,
+        offset,
+        memory: this.#lend(memory),
+      }));
+    } catch (error) {
+      this.end();
+      throw error;
+    }
+  }
+
+  #lend(memory: GuestMemory): SharedGuestMemory {
+    const shared = memory.share();
+    this.#lent.push(memory);
+    return shared;
   }
 
   /** The thread has ended, or will not touch this memory any more. Idempotent. */
   end(): void {
-    for (const slot of this.#lent) slot.memory.endShare();
-    this.#lent = [];
+    for (const memory of this.#lent.splice(0)) memory.endShare();
   }
 }
 

@@ -36,7 +36,7 @@ export interface MemoryLanesOptions {
  * first that is sent, whichever lane's that is.
  */
 export class MemoryLanes implements MemoryLane {
-  readonly #lanes: readonly WorkerLane[];
+  readonly #lanes: WorkerLane[] = [];
   readonly #failed: Promise<never>;
   #reject!: (error: VfioError) => void;
   #failure: VfioError | undefined;
@@ -44,12 +44,26 @@ export class MemoryLanes implements MemoryLane {
   /** Whoever waits for a lane that takes a list. */
   #waiting: (() => void)[] = [];
 
-  /** Starts the threads. @throws VfioError EBADF when memory is closed */
-  constructor({ host, ports, onLinkEvent = () => {}, ...shared }: MemoryLanesOptions) {
+  private constructor() {
     this.#failed = new Promise((_, reject) => {
       this.#reject = reject;
     });
     this.#failed.catch(() => {});
+  }
+
+  /** Starts the threads; all, or none. @throws VfioError EBADF when memory is closed; what Node has against another thread */
+  static async start(options: MemoryLanesOptions): Promise<MemoryLanes> {
+    const lanes = new MemoryLanes();
+    try {
+      lanes.#open(options);
+    } catch (error) {
+      await lanes.close();
+      throw error;
+    }
+    return lanes;
+  }
+
+  #open({ host, ports, onLinkEvent = () => {}, ...shared }: MemoryLanesOptions): void {
     const events = {
       onRoom: () => this.#wake(),
       onFailed: (error: VfioError) => this.giveUp(error),
@@ -57,7 +71,9 @@ export class MemoryLanes implements MemoryLane {
         if (!this.#isFinished) onLinkEvent(event);
       },
     };
-    this.#lanes = ports.map((port, lane) => new WorkerLane({ ...shared, ...events, lane, to: { host, port } }));
+    for (const [lane, port] of ports.entries()) {
+      this.#lanes.push(new WorkerLane({ ...shared, ...events, lane, to: { host, port } }));
+    }
   }
 
   get bytesSent(): number {

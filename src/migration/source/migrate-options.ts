@@ -25,7 +25,8 @@ export interface MigrateOptions extends PassOptions {
   tls?: TlsIdentity;
   /**
    * How long the destination may be silent, or out of reach, milliseconds; default 60,000. A connection that is lost is made again meanwhile; while
-   * the machine is stopped it is waited for no longer than twice the downtime limit, or a second.
+   * the machine is stopped it is waited for no longer than twice the downtime limit, or a second. Where every attempt is refused, nobody listens
+   * there any more, and a tenth of the time is enough.
    */
   timeoutMs?: number;
   /**

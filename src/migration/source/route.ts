@@ -58,7 +58,7 @@ export class Route {
       const message = `there are ${ports.length}, for the ${agreed} lanes that were agreed on`;
       throw new VfioError('EBADMSG', { operation: 'LANES', field: 'ports', message });
     }
-    const lanes = new MemoryLanes({
+    const lanes = await MemoryLanes.start({
       host: to.host,
       tls,
       ports,

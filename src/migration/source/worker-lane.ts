@@ -35,7 +35,7 @@ export class WorkerLane {
   #bytesSent = 0;
   #zeroPages = 0;
 
-  /** Starts the thread, which connects at once. @throws VfioError EBADF when memory is closed */
+  /** Starts the thread, which connects at once. @throws VfioError EBADF when memory is closed; what Node has against another thread */
   constructor({ memory, onRoom, onFailed, onLinkEvent, ...start }: WorkerLaneOptions) {
     this.#options = { memory, onRoom, onFailed, onLinkEvent, ...start };
     this.#joined = new Promise(resolve => {
@@ -44,12 +44,17 @@ export class WorkerLane {
     const share = new MemoryShare(memory);
     this.#shares = [share];
     const places = this.#places.map(({ buffer }) => buffer);
-    this.#thread = new LaneThread(
-      `lane ${start.lane}`,
-      '#lane-sender',
-      { ...start, memory: share.forThread, places } satisfies LaneSenderStart,
-      { onWord: word => this.#hear(word), onFailed },
-    );
+    try {
+      this.#thread = new LaneThread(
+        `lane ${start.lane}`,
+        '#lane-sender',
+        { ...start, memory: share.forThread, places } satisfies LaneSenderStart,
+        { onWord: word => this.#hear(word), onFailed },
+      );
+    } catch (error) {
+      share.end();
+      throw error;
+    }
   }
 
   /** Bytes sent so far, headers included. */

@@ -45,8 +45,8 @@ export interface FrameChannelOptions {
  * A connection that is lost, or that brings damaged bytes, is replaced by another: the end that connects dials again, both say where they
  * are, and each sends again what the other has not got. Frames come exactly once and in order, whatever becomes of connections. That ends
  * with {@link FrameChannel.sendDecisive} and {@link FrameChannel.keepConnection}, when the session's {@link FrameChannel.token} is not known
- * yet at the end that listens, when for {@link FrameChannel.patienceMs} no connection came, or none that brought anything on, or when what
- * came was damaged three times in a row.
+ * yet at the end that listens, when for {@link FrameChannel.patienceMs} no connection came, or none that brought anything on, when for a tenth
+ * of that every attempt was refused, or when what came was damaged three times in a row.
  *
  * Sent frames are kept until the other end has applied them. Sending waits while there are 8 of those; receiving takes two frames at most
  * before it is asked, so that a fast peer waits for a slow disk or device. Guest memory is copied into a buffer of the channel's own before
