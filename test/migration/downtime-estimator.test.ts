@@ -17,19 +17,23 @@ function measured(): DowntimeEstimator {
 }
 
 describe('what is measured for the estimate of downtime', () => {
-  it('counts scattered pages instead of the first pass, as soon as there are enough of them', () => {
+  it('takes the middle one of the latest passes that were long enough, the first among them', () => {
     const estimator = measured();
     expect(estimator.estimate(100, 0).memoryMs).toBeCloseTo(100);
-    estimator.passSent(pass(255, 2550));
+    estimator.passSent(pass(255, 25));
+    expect(estimator.estimate(100, 0).memoryMs).toBeCloseTo(100);
+    estimator.passSent(pass(256, 768));
     expect(estimator.estimate(100, 0).memoryMs).toBeCloseTo(100);
     estimator.passSent(pass(256, 512));
     expect(estimator.estimate(100, 0).memoryMs).toBeCloseTo(200);
+    estimator.passSent(pass(256, 1024));
+    expect(estimator.estimate(100, 0).memoryMs).toBeCloseTo(300);
   });
 
-  it('never takes a device to save or load faster than it first went over its state', () => {
+  it('takes a device to save and to load in the middle between the first time it went over its state and later ones', () => {
     const estimator = measured();
     for (let count = 0; count < 5; count++) estimator.stateAsked(0, 1);
-    expect(estimator.estimate(0, 0)).toMatchObject({ pauseMs: 2 * 2 + 3, loadMs: 2 + 2 * 3 });
+    expect(estimator.estimate(0, 0)).toMatchObject({ pauseMs: 2 * 2 + 2, loadMs: 2 + 2 * 2 });
     for (let count = 0; count < 5; count++) estimator.stateAsked(0, 10);
     expect(estimator.estimate(0, 0)).toMatchObject({ pauseMs: 2 * 2 + 10, loadMs: 2 + 2 * 10 });
   });

@@ -163,8 +163,10 @@ export class Reception {
   async #agree(): Promise<Hello> {
     const { connections = CONNECTIONS } = this.#options;
     const token = randomBytes(TOKEN_SIZE);
-    const askedAt = performance.now();
     const flags = await this.#devices.flags();
+    // The first answer takes as long as it takes to load the code for it.
+    const askedAt = performance.now();
+    await this.#devices.flags();
     const ours: Hello = {
       ...OWN_PROTOCOL,
       pageSize: PAGE_SIZE,
