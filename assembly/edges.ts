@@ -7,9 +7,9 @@ import { ones } from './words';
  *
  * Four numbers are written for each word, and what is too much is written over by the next: whether a word has one edge or
  * three is what no processor guesses. In paired runs that halves the time at 1 and at 10 % dirty. Four words make a step
- * without a branch between them: that takes 15 % of the time at 0.1 and at 1 %, where a loop of four was guessed wrong behind
+ * without a branch between them: that saves 15 % of the time at 0.1 and at 1 %, where a loop of four was guessed wrong behind
  * each stretch of clean bytes. Tried without gain: twelve numbers more at a time where four are too few, and a way of its own
- * for a step with a single page, which takes 5 % at 0.1 % dirty and costs 10 at 1 %.
+ * for a step with a single page, which saves 5 % at 0.1 % dirty and costs 10 at 1 %.
  *
  * Worked example: word 0b0111_0010 after a clear bit. XOR 0b1110_0100 is 0b1001_0110: edges 1 2 4 7, the runs [1, 2) and
  * [4, 7).
