@@ -7,8 +7,8 @@ export const WASM_PAGE = 65536;
 /** Most that one WebAssembly memory holds, bytes: the bits of 128 TiB of guest at 4 KiB, or of 64 TiB in two generations. */
 export const WASM_MEMORY_LIMIT = 2 ** 32;
 
-/** Numbers that a kernel hands out at a time: see {@link BitmapMemory.numbers}. */
-export const NUMBERS = 1024;
+/** Room for the numbers that a kernel hands out at a time, some 256 fewer: see {@link BitmapMemory.numbers}. */
+export const NUMBERS = 1280;
 
 /** What lies below is nobody's: address 0 is no bitmap, and the compiler may put constants there. */
 const NUMBERS_AT = 1024;
@@ -28,7 +28,7 @@ export class BitmapMemory {
   /** The kernels over it; one instance for each `BitmapMemory`. */
   readonly kernels: Kernels;
   /**
-   * Where a kernel puts {@link NUMBERS} numbers for its caller, who takes them at once; room for two more. The thread that made
+   * Where a kernel puts up to {@link NUMBERS} numbers for its caller, who takes them at once; room for two more. The thread that made
    * the memory may use it.
    */
   readonly numbers: Int32Array;

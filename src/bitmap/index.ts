@@ -7,7 +7,6 @@ export { BitmapMemory, NUMBERS } from './bitmap-memory.js';
 export * from './clear-range.js';
 export * from './count.js';
 export * from './expand.js';
-export * from './mark-page.js';
 export * from './or.js';
 export * from './page-batches.js';
 export * from './page-cursor.js';

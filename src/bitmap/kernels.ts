@@ -45,11 +45,11 @@ export interface Kernels {
   ): void;
   /**
    * Writes where runs of set bits in `[from, limit)` begin and end, in turn, as u32; returns how many numbers. After an odd
-   * number in all a run is open at the limit, which is below 2^31. `open`: 1 when a run is open at `from`. `room`: how many numbers fit, at least
-   * 64. {@link Kernels.edgesResume} says where to go on.
+   * number in all a run is open at the limit, which is below 2^31. `open`: 1 when a run is open at `from`. `room`: how many
+   * numbers fit, at least 320. {@link Kernels.edgesResume} says where to go on.
    */
   edges(base: number, from: number, limit: number, open: number, out: number, room: number): number;
-  /** Writes the set bits of `[from, limit)` as u32; returns how many. `room`: at least 64. Goes on as the edges do. */
+  /** Writes the set bits of `[from, limit)` as u32; returns how many. `room`: at least 320. Goes on as the edges do. */
   pages(base: number, from: number, limit: number, out: number, room: number): number;
   /** The first bit that the last call of edges or pages did not look at; the limit when it is done. */
   edgesResume(): number;

@@ -1,6 +1,5 @@
 import { BitmapMemory } from './bitmap-memory.js';
 import type { Kernels } from './kernels.js';
-import { markPage } from './mark-page.js';
 import type { Keeping, TwoLevelPlace } from './two-level-place.js';
 
 /*
@@ -94,7 +93,7 @@ export class TwoLevelBitmap {
   }
 
   #markOf(keeping: Keeping): (page: number) => void {
-    if (keeping === 'one-writer') return page => markPage(this.bits, this.summary, page);
+    if (keeping === 'one-writer') return this.#kernels.markPlain;
     return keeping === 'exchange' ? this.#kernels.markShared : this.#kernels.markLive;
   }
 

@@ -1,4 +1,4 @@
-import { bitmapBytes, VfioError } from '../uapi/index.js';
+import { bitmapSize, VfioError } from '../uapi/index.js';
 import { type BitTarget, OwnTarget, SharedTarget } from './bit-target.js';
 import { requireInterval } from './interval.js';
 import { requirePageSize } from './page-size.js';
@@ -30,8 +30,8 @@ export function checkReport(
 ): ReportRequest {
   requirePageSize(pageSize, operation, 'page_size');
   requireInterval(iova, length, operation);
-  const needed = bitmapBytes(length, pageSize);
-  if (BigInt(bitmap.byteLength) < needed) {
+  const needed = bitmapSize(length, pageSize);
+  if (bitmap.byteLength < needed) {
     const message = `${bitmap.byteLength} bytes, needs ${needed}`;
     throw new VfioError('EINVAL', { operation, field: 'bitmap', message });
   }

@@ -48,8 +48,9 @@ export class Segment {
     if (start >= end) return;
     let first = this.#pageAt(start);
     let last = this.#pageAt(end - 1n);
-    if (this.#holdsMoreThan(request, first)) this.#copy(request, first++);
-    if (first <= last && this.#holdsMoreThan(request, last)) this.#copy(request, last--);
+    // What the report does not cut it holds whole: the outer pages of most.
+    if (this.#isInsidePage(start) && this.#holdsMoreThan(request, first)) this.#copy(request, first++);
+    if (first <= last && this.#isInsidePage(end) && this.#holdsMoreThan(request, last)) this.#copy(request, last--);
     if (first <= last) this.#move(request, first, last);
   }
 
@@ -65,13 +66,15 @@ export class Segment {
     const { target } = request;
     if (!this.marks.mayHave(first, last - first + 1)) return;
     target.touched = true;
-    const bits = this.#bitsOf(request, first, last);
     const ratio = this.#ratio(request);
     const ahead = this.start + BigInt(first) * this.#pageSize - request.start;
+    if (ratio === 1) {
+      this.marks.move(first, last - first + 1, target, Number(ahead / this.#pageSize));
+      return;
+    }
+    const bits = this.#bitsOf(request, first, last);
     if (ratio === undefined) {
       this.#convert(request, first, last, bits);
-    } else if (ratio === 1) {
-      this.marks.move(first, last - first + 1, target, bits.first);
     } else if (this.#pageSize < request.pageSize) {
       // Not below 0: the report begins on a border of log pages.
       const phase = Number((ahead % request.pageSize) / this.#pageSize);
@@ -120,6 +123,10 @@ export class Segment {
       first: Number((from - request.start) / request.pageSize),
       last: Number((through - request.start) / request.pageSize),
     };
+  }
+
+  #isInsidePage(iova: bigint): boolean {
+    return (iova & (this.#pageSize - 1n)) !== 0n;
   }
 
   #pageAt(iova: bigint): number {

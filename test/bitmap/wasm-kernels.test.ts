@@ -171,7 +171,7 @@ describe('edges and pages', () => {
 
   test('edges are where the runs of the interval begin and end, in however many calls', () => {
     fc.assert(
-      fc.property(interval, fc.integer({ min: 64, max: 200 }), ({ words, start, end }, room) => {
+      fc.property(interval, fc.integer({ min: 320, max: 500 }), ({ words, start, end }, room) => {
         source.fill(words);
         const edges = all(
           (from, given) => kernels.edges(source.base, from, end, given & 1, numbers, room),
@@ -188,7 +188,7 @@ describe('edges and pages', () => {
 
   test('pages are the set bits of the interval, in however many calls', () => {
     fc.assert(
-      fc.property(interval, fc.integer({ min: 64, max: 200 }), ({ words, start, end }, room) => {
+      fc.property(interval, fc.integer({ min: 320, max: 500 }), ({ words, start, end }, room) => {
         source.fill(words);
         const pages = all(from => kernels.pages(source.base, from, end, numbers, room), start, end, room);
         const bits = toBits(words);
