@@ -16,6 +16,8 @@ const WINDOW = 16;
 const WINDOWS_UNSEEN = 64;
 /** The part of all time that trying may take while it does not pay. */
 const MOST_FOR_TRIALS = 0.02;
+/** Milliseconds between trials at least: what one leaves behind waits for the garbage collector, and was 10 MiB a thread without this. */
+const BETWEEN_TRIALS_MS = 50;
 /** Weight of the latest block in what compressing costs and saves. */
 const LATEST = 0.3;
 
@@ -75,7 +77,7 @@ export class CompressionChoice {
   tried(before: number, after: number, startedAt: number, endedAt: number): void {
     const tookMs = endedAt - startedAt;
     this.#workMs += tookMs;
-    this.#nextTrialAt = endedAt + tookMs / MOST_FOR_TRIALS;
+    this.#nextTrialAt = endedAt + Math.max(tookMs / MOST_FOR_TRIALS, BETWEEN_TRIALS_MS);
     const weight = this.#hasTried ? LATEST : 1;
     this.#hasTried = true;
     this.#costPerByte += weight * (tookMs / before - this.#costPerByte);
