@@ -13,7 +13,6 @@ export class DowntimeEstimator {
   readonly #logMs = new Recent();
   readonly #requestMs = new Recent();
   readonly #sizeMs = new Recent();
-  #firstSizeMs: number | undefined;
   readonly #roundTripMs = new Recent();
   /** The first, and those long enough to measure. */
   readonly #passes: PassReport[] = [];
@@ -50,7 +49,6 @@ export class DowntimeEstimator {
   /** The devices said how much state they have. */
   stateAsked(bytes: number, durationMs: number): void {
     this.#stateBytes = bytes;
-    this.#firstSizeMs ??= durationMs;
     this.#sizeMs.add(durationMs);
   }
 
@@ -71,7 +69,7 @@ export class DowntimeEstimator {
   /** The downtime to expect if the machine stopped now. */
   estimate(dirtyPages: number, dirtyPagesPerSecond: number): Downtime {
     const msPerPage = this.#msPerPage;
-    const requestMs = this.#requestMs.median;
+    const requestMs = this.#requestMs.once;
     return estimateDowntime({
       dirtyPages,
       dirtyPagesPerSecond,
@@ -79,24 +77,14 @@ export class DowntimeEstimator {
       stateBytes: this.#stateBytes,
       stateBytesPerMs: this.#stateBytesPerMs || PAGE_SIZE / msPerPage,
       requestMs,
-      sizeMs: this.#stateWalkMs,
+      sizeMs: this.#sizeMs.once,
       // Not known: as here.
       destinationRequestMs: this.#destinationRequestMs ?? requestMs,
       lastPauseMs: this.#lastPauseMs,
       logMs: this.#logMs.median,
-      roundTripMs: this.#roundTripMs.median,
+      roundTripMs: this.#roundTripMs.once,
       storeMs: this.#storeMs,
     });
-  }
-
-  /**
-   * How long a device will go over its state when it saves or loads it, milliseconds: once, by code and in memory of which some was in use before.
-   * When it was first asked for its size nothing was, and later all. In seven demos the middle between the two came within a fifth of what
-   * stopping took, the first alone was up to twice too long, and the later ones up to four times too short.
-   */
-  get #stateWalkMs(): number {
-    const laterMs = this.#sizeMs.median;
-    return Math.max(laterMs, ((this.#firstSizeMs ?? 0) + laterMs) / 2);
   }
 
   /**
