@@ -18,6 +18,9 @@ import { SharedPageList } from './shared-page-list.js';
 /** So many connections are tried for a lane that has not sent anything yet. */
 const MOST_ATTEMPTS = 3;
 
+/** Half of what a migration's own connection has: two lanes together keep as much as that one does. */
+const WINDOW = 4;
+
 /** The source's end of a lane, in a thread of its own: copies memory, takes checksums, and writes to a connection of its own. */
 export class LaneSender {
   readonly #start: LaneSenderStart;
@@ -39,6 +42,7 @@ export class LaneSender {
     this.#channel = new FrameChannel({
       number: channelOfLane(start.lane),
       timeoutMs: start.timeoutMs,
+      window: WINDOW,
       dial: signal => this.#dial(signal),
       onLinkEvent: event => this.#say(wordOf(event)),
     });

@@ -21,7 +21,7 @@ import { unexpected } from './unexpected.js';
 
 export { unexpected };
 
-/** An acknowledgement is due after so many frames: a quarter of what a sender keeps. */
+/** An acknowledgement is due after so many frames: a quarter of what a sender keeps, of a lane half. */
 const FRAMES_TO_ACKNOWLEDGE = 2;
 
 /** How long a link that is lost is waited for with the word that this end gives up, milliseconds. */
@@ -33,6 +33,8 @@ export interface FrameChannelOptions {
   number?: number;
   /** How long the other end may be silent, or out of reach, milliseconds; default 60,000. */
   timeoutMs?: number | undefined;
+  /** How many frames may be sent and not yet acknowledged; default 8. Each takes memory for a block. */
+  window?: number;
   /** Makes a connection, at the end that connects: see {@link FrameChannel.connect}. */
   dial?: Dial;
   /** Hears when connections are lost, and when the channel goes on. */
@@ -48,7 +50,7 @@ export interface FrameChannelOptions {
  * yet at the end that listens, when for {@link FrameChannel.patienceMs} no connection came, or none that brought anything on, when for a tenth
  * of that every attempt was refused, or when what came was damaged three times in a row.
  *
- * Sent frames are kept until the other end has applied them. Sending waits while there are 8 of those; receiving takes two frames at most
+ * Sent frames are kept until the other end has applied them. Sending waits while the window is full of those; receiving takes two frames at most
  * before it is asked, so that a fast peer waits for a slow disk or device. Guest memory is copied into a buffer of the channel's own before
  * its checksum is taken: a device may write the page at the same time, and a checksum of bytes that then change would refuse a good block.
  *
@@ -62,7 +64,7 @@ export class FrameChannel {
   readonly timeoutMs: number;
   readonly #keeper: LinkKeeper;
   readonly #inbox = new Inbox(frame => this.#takeControl(frame));
-  readonly #window = new SendWindow();
+  readonly #window: SendWindow;
   #reader: { resolve: (frame: Frame) => void; reject: (error: unknown) => void } | undefined;
   /** The sequence up to which the other end was told what was applied here, on the connection that is there; and in the last RESUME. */
   #acknowledged = 0;
@@ -76,9 +78,10 @@ export class FrameChannel {
   #bytesSent = 0;
 
   constructor(options: FrameChannelOptions = {}) {
-    const { number = 0, timeoutMs = 60_000, dial, onLinkEvent } = options;
+    const { number = 0, timeoutMs = 60_000, window, dial, onLinkEvent } = options;
     this.number = number;
     this.timeoutMs = timeoutMs;
+    this.#window = new SendWindow(window);
     this.#keeper = new LinkKeeper({ channel: number, timeoutMs, dial, onLinkEvent }, this.#linkUser());
   }
 

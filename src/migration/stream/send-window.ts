@@ -1,8 +1,8 @@
 import { VfioError } from '../../uapi/index.js';
 import { FRAME_HEADER_SIZE, MAX_PAYLOAD } from './stream-format.js';
 
-/** How many frames may be sent and not yet acknowledged. Each holds one block: with 1 MiB blocks this bounds a sender's memory to 8 MiB. */
-const BUFFERS = 8;
+/** How many frames may be sent and not yet acknowledged where nothing else is asked for. Each holds one block: 8 MiB. */
+const FRAMES = 8;
 
 /**
  * The frames that were sent and that the other end has not yet applied: a connection that comes after a lost one begins with them.
@@ -14,10 +14,16 @@ export class SendWindow {
   readonly #free: Uint8Array[] = [];
   /** Whole frames, the oldest first, each at the beginning of its buffer. */
   readonly #sent: { buffer: Uint8Array; size: number }[] = [];
+  readonly #most: number;
   #made = 0;
   #acknowledged = 0;
   #waiting: { resolve: (buffer: Uint8Array) => void; reject: (error: VfioError) => void }[] = [];
   #flushes: { resolve: () => void; reject: (error: VfioError) => void }[] = [];
+
+  /** @param most how many frames may be sent and not yet acknowledged; each takes memory for a block */
+  constructor(most = FRAMES) {
+    this.#most = most;
+  }
 
   /** The sequence of the oldest frame that is not acknowledged. */
   get acknowledged(): number {
@@ -38,7 +44,7 @@ export class SendWindow {
   buffer(): Promise<Uint8Array> | Uint8Array {
     const free = this.#free.pop();
     if (free !== undefined) return free;
-    if (this.#made < BUFFERS) {
+    if (this.#made < this.#most) {
       this.#made++;
       return new Uint8Array(FRAME_HEADER_SIZE + MAX_PAYLOAD);
     }

@@ -186,7 +186,8 @@ export class BadLink {
   /** How many of these bytes still pass before it strikes; `undefined`: it does not strike here. */
   #placeIn(way: Way, segment: Segment): number | undefined {
     if (this.#hasStruck || this.#options.instant.at !== 'frame' || !this.#fits(way, segment)) return undefined;
-    if (this.#fitting !== this.#options.instant.nth) return undefined;
+    // Frames of two connections overlap: the right place of one may pass while the count is not there yet, and the next one's will do.
+    if (this.#fitting < this.#options.instant.nth) return undefined;
     const { frame, offset, bytes } = segment;
     const at = Math.floor(frame.size * this.#options.instant.part) - offset;
     const isHere = at >= 0 && (at < bytes.length || (at === bytes.length && offset + at === frame.size));
