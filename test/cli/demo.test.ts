@@ -66,6 +66,10 @@ describe('dmalog demo', () => {
     expect(result.cpus.pagesChecked).toBeGreaterThan(0);
     expect(result.cpus).toMatchObject({ checkErrors: 0, verify: { bad: 0 } });
     expect(result.lost).toEqual({ engine: 0, cpus: 0 });
+    // Node alone has 40 MiB; how the guest's memory was read and written must not show.
+    for (const host of ['source', 'destination']) {
+      expect(result.peakMemoryBesideGuestBytes[host], host).toBeGreaterThan(30 * 2 ** 20);
+    }
     // Both went on at the destination: they wrote more than they had at the switch.
     expect(result.engine.running).toBe(true);
     expect(result.cpus.running).toBe(true);

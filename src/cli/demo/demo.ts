@@ -55,7 +55,7 @@ export interface DemoResult {
   lost: { engine: number; cpus: number } | undefined;
   /** Equal memory at the switch, and no page that engine or CPUs found wrong. */
   verified: boolean;
-  /** Peak memory of each host process, bytes. */
+  /** The most memory that each host process had beside the guest's, bytes. */
   peakMemory: { source: number; destination: number } | undefined;
 }
 

@@ -17,6 +17,7 @@ import {
   type HostMessage,
   type HostRequest,
 } from './host-protocol.js';
+import { OwnMemory } from './own-memory.js';
 
 /*
  * A host of the demo, in a process of its own: it owns the guest's memory, the guest's CPUs and the connection to the device, and is one end of
@@ -26,6 +27,7 @@ import {
 type Served = { [Call in HostCall]: (parameters: HostCalls[Call]['parameters']) => Promise<HostCalls[Call]['result']> };
 
 class Host implements Served {
+  readonly #ownMemory = new OwnMemory();
   #memory: GuestMemory | undefined;
   #machine: MachineMemory | undefined;
   #device: VfioUserClient | undefined;
@@ -127,7 +129,7 @@ class Host implements Served {
   }
 
   async peakMemory(): Promise<number> {
-    return process.resourceUsage().maxRSS * 1024;
+    return this.#ownMemory.most;
   }
 }
 

@@ -29,7 +29,7 @@ export interface HostCalls {
   migrate: { parameters: MigrateParameters; result: MigrationReport };
   /** Stops both workloads and lets them check all pages that they ever wrote. */
   prove: { parameters: undefined; result: Proof };
-  /** Peak memory of the process in bytes, guest memory included as far as it was touched. */
+  /** The most memory that the process had beside the guest's, bytes. */
   peakMemory: { parameters: undefined; result: number };
 }
 

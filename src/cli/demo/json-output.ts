@@ -21,7 +21,7 @@ export class JsonOutput implements DemoOutput {
       lost: lost ?? null,
       engine: proof?.engine ?? null,
       cpus: proof?.cpus ?? null,
-      peakMemoryBytes: peakMemory ?? null,
+      peakMemoryBesideGuestBytes: peakMemory ?? null,
     });
   }
 

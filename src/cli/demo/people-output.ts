@@ -117,10 +117,10 @@ function summary({ migration, proof, peakMemory }: DemoResult, options: DemoOpti
     ],
   ];
   if (peakMemory !== undefined) {
-    const above = (bytes: number) => `${size(Math.max(0, bytes - options.memoryBytes))}`;
+    const { source, destination } = peakMemory;
     lines.push([
       'peak memory',
-      `guest memory + ${above(peakMemory.source)} (source host), + ${above(peakMemory.destination)} (destination host)`,
+      `guest memory + ${size(source)} (source host), + ${size(destination)} (destination host)`,
     ]);
   }
   if (migration.digests !== undefined) {
