@@ -80,4 +80,5 @@ console.log(summary());
 const slowest = Math.max(...results.map(({ milliseconds }) => milliseconds));
 console.log(`${results.length} runs, the slowest took ${(slowest / 1000).toFixed(1)} s`);
 if (failure !== undefined) console.error(describeFailure(failure));
-process.exitCode = failure !== undefined ? 1 : isInterrupted ? INTERRUPTED : 0;
+// Not by itself: Node waits, and spins, for what it still had to write to processes that were killed.
+process.exit(failure !== undefined ? 1 : isInterrupted ? INTERRUPTED : 0);
