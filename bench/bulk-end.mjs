@@ -1,5 +1,5 @@
 // One end of a migration that has nothing but memory, in a process of its own: `receive BYTES` or `send PATH`. The parent speaks to it by IPC.
-import { readFileSync } from 'node:fs';
+import { OwnMemory } from '../dist/cli/demo/own-memory.js';
 import { GuestMemory } from '../dist/memory/index.js';
 import { MachineMemory, MigrationReceiver, migrate } from '../dist/migration/index.js';
 
@@ -8,16 +8,7 @@ const memory = role === 'send' ? GuestMemory.open(what) : GuestMemory.create(Num
 const machine = new MachineMemory([{ iova: 0n, length: memory.size, memory }]);
 const options = { memory: machine, devices: [], connections: Number(connections) };
 
-/** Resident memory that is no mapped file's: guest memory is one. */
-const ownMemory = () => {
-  const status = readFileSync('/proc/self/status', 'utf8');
-  const kibibytes = name => Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(status)[1]);
-  return (kibibytes('RssAnon') + kibibytes('RssFile')) * 1024;
-};
-let mostMemory = ownMemory();
-const watch = setInterval(() => {
-  mostMemory = Math.max(mostMemory, ownMemory());
-}, 20);
+const ownMemory = new OwnMemory();
 
 async function receive() {
   const receiver = await MigrationReceiver.listen(options);
@@ -34,7 +25,6 @@ async function send() {
 }
 
 const pass = await (role === 'send' ? send() : receive());
-clearInterval(watch);
-process.send({ bytes: pass?.bytesSent, milliseconds: pass?.durationMs, ownMemory: mostMemory });
+process.send({ bytes: pass?.bytesSent, milliseconds: pass?.durationMs, ownMemory: ownMemory.most });
 process.disconnect();
 memory.close();

@@ -92,7 +92,7 @@ function tlsEntrance(options: DoorOptions, tls: TlsIdentity): Entrance {
   };
 }
 
-function admit<Connection extends Duplex>(socket: Connection, check: () => void, options: DoorOptions): void {
+function admit(socket: Duplex, check: () => void, options: DoorOptions): void {
   try {
     check();
   } catch (error) {
